@@ -20,7 +20,7 @@ from pbtrl.storage.journal import digest
 from pbtrl.strategies.fire import FIRE, _Decision
 from pbtrl.strategies.pbt import PBT
 from pbtrl.strategies.rules import Exploit, Explore
-from pbtrl.testing.fakes import LAST, died
+from pbtrl.testing.fakes import LAST, died, trained
 from pbtrl.testing.strategies import SPACE, BaseConformance
 from pbtrl.trainables.chebykin import Chebykin
 from pbtrl.trainables.noisy_quadratic import NoisyQuadratic
@@ -47,17 +47,18 @@ class Synchronous(BaseConformance):
     """All guarantees of a strategy; with one point of the curve per slice."""
 
     synchronous = True
+    interval = 100
     size = 8
 
     @classmethod
     def strategy(cls) -> FIRE:
-        return fire(synchronous=cls.synchronous, explore="perturb", interval=100)
+        return fire(synchronous=cls.synchronous, explore="perturb", interval=cls.interval)
 
     @classmethod
     def population(cls) -> Population:
         return Population(cls.size, 3, cls.rule, roles=ROLES, candidate_roles=("p1",))
 
-    def test_evaluations_and_promotions_occur(self, records: list[Record]) -> None:
+    def test_evaluations_occur(self, records: list[Record]) -> None:
         copies = [a for _, assignments in self.moments(records) for a in assignments if a.donor]
         assert any(a.hparams_donor for a in copies)
 
@@ -103,6 +104,39 @@ class TestSynchronous(Synchronous):
 
 
 class TestAsynchronous(Synchronous):
+    synchronous = False
+
+
+def overtaking(a: Assignment, attempt: int) -> Report:
+    """Report curves of ten points, on which every evaluator is above its child."""
+    level = {"p1": 1.0, "p2": 0.0, "evaluator": 2.0}[ROLES[a.member]]
+    values = level + np.random.default_rng(a.seed).uniform(0.0, 0.5, 10)
+    curve = tuple((a.start + 10 * (i + 1), float(v)) for i, v in enumerate(values))
+    return replace(trained(a, float(values[-1])), curve=curve)
+
+
+class Promoting(Synchronous):
+    """The same guarantees in runs with promotions."""
+
+    interval = 10
+
+    @pytest.fixture(scope="class", params=[None, 1], ids=["in-order", "any-order"])
+    @classmethod
+    def records(cls, request: pytest.FixtureRequest, tmp_path_factory: pytest.TempPathFactory) -> list[Record]:
+        return cls.run(tmp_path_factory.mktemp("run"), overtaking, request.param)
+
+    def test_promotions_occur(self, records: list[Record]) -> None:
+        promotions = [a for _, assignments in self.moments(records) for a in assignments if a.inherit]
+        assert promotions
+        assert {ROLES[a.member] for a in promotions} == {"p1"}
+        assert {ROLES[a.donor or ""] for a in promotions} == {"evaluator"}
+
+
+class TestSynchronousPromoting(Promoting):
+    pass
+
+
+class TestAsynchronousPromoting(Promoting):
     synchronous = False
 
 

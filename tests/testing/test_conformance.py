@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-from pathlib import Path
 from typing import Any, ClassVar
 
 import numpy as np
@@ -13,14 +12,10 @@ from gymnasium.spaces import Box
 from pbtrl.agents.settings import AGENTS
 from pbtrl.core.messages import Assignment
 from pbtrl.core.population import Population
-from pbtrl.core.records import Record
-from pbtrl.storage.journal import Journal, read_journal
 from pbtrl.strategies.pbt import PBT
 from pbtrl.testing import AgentConformance, PopulationConformance, TrainableConformance
-from pbtrl.testing.fakes import FakeExecutor
 from pbtrl.testing.strategies import steady
 from pbtrl.trainables.quadratic import Quadratic
-from pbtrl.training.controller import Controller
 
 
 class TestImpala(AgentConformance):
@@ -55,15 +50,7 @@ class Leaking(PBT):
         return super().decide(population)
 
 
-def whole_run(check: PopulationConformance, path: Path) -> list[Record]:
-    """Records of a run without failures by the strategy under test."""
-    population, journal = check.population(), Journal(path)
-    assert Controller(population, check.strategy(), FakeExecutor(steady), journal).run() == "budget"
-    journal.close()
-    return list(read_journal(path))
-
-
-def test_stateful_strategy_is_detected(tmp_path: Path) -> None:
+def test_stateful_strategy_is_detected(tmp_path_factory: pytest.TempPathFactory) -> None:
     class Plain(PopulationConformance):
         kind: ClassVar[type[PBT]] = PBT
 
@@ -75,8 +62,8 @@ def test_stateful_strategy_is_detected(tmp_path: Path) -> None:
         kind = Leaking
 
     plain, stateful = Plain(), Stateful()
-    plain.test_decides_the_same_from_the_same_history(whole_run(plain, tmp_path / "plain"))
-    records = whole_run(stateful, tmp_path / "stateful")
+    plain.test_decides_the_same_from_the_same_history(plain.run(tmp_path_factory.mktemp("plain"), steady))
+    records = stateful.run(tmp_path_factory.mktemp("stateful"), steady)
     with pytest.raises(AssertionError) as caught:
         stateful.test_decides_the_same_from_the_same_history(records)
     assert "decide(before) == assignments" in str(caught.traceback[-1].statement)
