@@ -8,6 +8,7 @@ import copy
 import json
 import os
 from collections.abc import Iterator
+from pathlib import Path
 from typing import ClassVar
 
 import numpy as np
@@ -21,7 +22,7 @@ from pbtrl.core.search_space import SearchSpace
 from pbtrl.storage.journal import Journal, dumps, read_journal
 from pbtrl.storage.run_directory import RunDirectory
 from pbtrl.strategies import Strategy
-from pbtrl.testing.fakes import LAST, FakeExecutor, died, trained
+from pbtrl.testing.fakes import LAST, FakeExecutor, Script, died, trained
 from pbtrl.training.controller import Controller
 
 SPACE = SearchSpace({"lr": LogUniform(low=1e-5, high=1e-2), "unroll": IntUniform(low=5, high=50)})
@@ -82,8 +83,12 @@ class BaseConformance:
     @classmethod
     def records(cls, request: pytest.FixtureRequest, tmp_path_factory: pytest.TempPathFactory) -> list[Record]:
         """Journal of a whole run."""
-        path = RunDirectory(tmp_path_factory.mktemp("run")).journal_path
-        script, order = request.param
+        return cls.run(tmp_path_factory.mktemp("run"), *request.param)
+
+    @classmethod
+    def run(cls, folder: Path, script: Script, order: int | None = None) -> list[Record]:
+        """Run the strategy to its end; returns the journal. `order` is the seed of a random order of reports."""
+        path = RunDirectory(folder).journal_path
         executor = FakeExecutor(script, None if order is None else np.random.default_rng(order))
         population, journal = cls.population(), Journal(path)
         with pytest.MonkeyPatch.context() as patch:

@@ -152,6 +152,11 @@ def test_integer_limits_are_integers_within_bounds():
     assert IntUniform(low=2, high=9, bounds=(1.5, 9.5)).limits == (2, 9)
 
 
+def test_unbounded_integers_reach_down_to_one_or_to_low():
+    assert IntUniform(low=5, high=9, bounds="none").limits[0] == 1
+    assert IntUniform(low=-3, high=5, bounds="none").limits[0] == -3
+
+
 def test_resampling_draws_every_value():
     dimension, rng = Choice(values=("a", "b", "c")), np.random.default_rng(0)
     draws = [dimension.sample(rng) for _ in range(300)] + [dimension.perturb("a", 1.2, rng) for _ in range(300)]

@@ -20,7 +20,7 @@ from pbtrl.storage.journal import digest
 from pbtrl.strategies.fire import FIRE, _Decision
 from pbtrl.strategies.pbt import PBT
 from pbtrl.strategies.rules import Exploit, Explore
-from pbtrl.testing.fakes import LAST, died
+from pbtrl.testing.fakes import LAST, died, trained
 from pbtrl.testing.strategies import SPACE, BaseConformance
 from pbtrl.trainables.chebykin import Chebykin
 from pbtrl.trainables.noisy_quadratic import NoisyQuadratic
@@ -47,17 +47,18 @@ class Synchronous(BaseConformance):
     """All guarantees of a strategy; with one point of the curve per slice."""
 
     synchronous = True
+    interval = 100
     size = 8
 
     @classmethod
     def strategy(cls) -> FIRE:
-        return fire(synchronous=cls.synchronous, explore="perturb", interval=100)
+        return fire(synchronous=cls.synchronous, explore="perturb", interval=cls.interval)
 
     @classmethod
     def population(cls) -> Population:
         return Population(cls.size, 3, cls.rule, roles=ROLES, candidate_roles=("p1",))
 
-    def test_evaluations_and_promotions_occur(self, records: list[Record]) -> None:
+    def test_evaluations_occur(self, records: list[Record]) -> None:
         copies = [a for _, assignments in self.moments(records) for a in assignments if a.donor]
         assert any(a.hparams_donor for a in copies)
 
@@ -106,6 +107,39 @@ class TestAsynchronous(Synchronous):
     synchronous = False
 
 
+def overtaking(a: Assignment, attempt: int) -> Report:
+    """Report curves of ten points, on which every evaluator is above its child."""
+    level = {"p1": 1.0, "p2": 0.0, "evaluator": 2.0}[ROLES[a.member]]
+    values = level + np.random.default_rng(a.seed).uniform(0.0, 0.5, 10)
+    curve = tuple((a.start + 10 * (i + 1), float(v)) for i, v in enumerate(values))
+    return replace(trained(a, float(values[-1])), curve=curve)
+
+
+class Promoting(Synchronous):
+    """The same guarantees in runs with promotions."""
+
+    interval = 10
+
+    @pytest.fixture(scope="class", params=[None, 1], ids=["in-order", "any-order"])
+    @classmethod
+    def records(cls, request: pytest.FixtureRequest, tmp_path_factory: pytest.TempPathFactory) -> list[Record]:
+        return cls.run(tmp_path_factory.mktemp("run"), overtaking, request.param)
+
+    def test_promotions_occur(self, records: list[Record]) -> None:
+        promotions = [a for _, assignments in self.moments(records) for a in assignments if a.inherit]
+        assert promotions
+        assert {ROLES[a.member] for a in promotions} == {"p1"}
+        assert {ROLES[a.donor or ""] for a in promotions} == {"evaluator"}
+
+
+class TestSynchronousPromoting(Promoting):
+    pass
+
+
+class TestAsynchronousPromoting(Promoting):
+    synchronous = False
+
+
 # --- rules, on hand-made curves ---
 
 
@@ -131,15 +165,22 @@ class Story:
         self.decided = {a.member: a for a in assignments}
         return self.decided
 
-    def report(self, curves: Mapping[str, Sequence[float] | float], *, diverged: Sequence[str] = ()) -> None:
-        """Let members end their slices, each with a curve of ten points or at a constant level."""
+    def report(
+        self, curves: Mapping[str, Sequence[float] | float], *, diverged: Sequence[str] = (), after: int = 100
+    ) -> None:
+        """Let members end their slices, each with a curve of ten points or at a constant level.
+
+        An early stop cuts the slices and their curves `after` some steps.
+        """
         for name, given in curves.items():
             a = self.population.members[name].pending
             assert a is not None
             values = [given] * 10 if isinstance(given, int | float) else list(given)
-            curve = tuple((a.start + 10 * (i + 1), float(v)) for i, v in enumerate(values))
+            points = [(a.start + 10 * (i + 1), float(v)) for i, v in enumerate(values)]
+            step = min(a.start + after, a.stop)
+            curve = tuple((s, v) for s, v in points if s <= step)
             message = Report(
-                a.id, name, a.stop, a.hyperparameters, returns=(float(values[-1]),), lengths=(1,), curve=curve,
+                a.id, name, step, a.hyperparameters, returns=(curve[-1][1],), lengths=(1,), curve=curve,
                 diverged=name in diverged,
             )  # fmt: skip
             self.population.record(answer(message))
@@ -231,7 +272,10 @@ def test_an_evaluation_is_lost_with_its_parent() -> None:
     story = evaluating()
     story.turn({"m00": 1.0, "m01": 0.9, "m06": ramp(0.4, 0.9), "m07": ramp(0.4, 0.5)})
     assert story.decided["m05"].donor == "m04", "its score is lower"
-    assert "m07" not in story.decided or story.decided["m07"].donor != "m05"
+    assert "m07" not in story.decided, "m05 was replaced, and no parent is free"
+    story.turn({"m00": 1.0, "m01": 0.9})
+    assert story.decided["m07"].donor == "m05"
+    assert "before, m05 under m00: one of them has copied another member" in story.decided["m07"].note
 
 
 def test_parents_are_ranked_by_the_lead_of_their_evaluators() -> None:
@@ -359,6 +403,54 @@ def test_asynchronous_evaluator_forgets_a_success_that_its_child_outgrew() -> No
     assert story.decide() == {}
     story.report({"m00": ramp(3.5, 9.0)})
     assert not story.decide()["m00"].inherit
+
+
+CHILD = [0.8, 1.2] * 5
+LEADING = [float(v) for v in range(8, 48, 4)]
+
+
+def test_evaluator_of_a_finished_child_begins_another_evaluation() -> None:
+    story = Story(strategy=fire(synchronous=False))
+    story.report(START)
+    story.decide()
+    while story.population.members["m00"].step < 600:
+        story.report({"m00": CHILD})
+        story.decide()
+    story.report({"m06": LEADING})
+    assert story.decide()["m06"].hparams_donor
+    assert story.decided["m06"].note.endswith("before, m04 under m00: m00 has finished")
+
+
+# --- slices that an early stop cut ---
+
+
+@pytest.mark.parametrize("torn", [("m00", "m06"), ("m06",), tuple(f"m0{i}" for i in range(6))], ids="-".join)
+def test_torn_members_end_their_slices_before_anything_else(torn: tuple[str, ...]) -> None:
+    """Although m06 already leads significantly."""
+    story = evaluating()
+    curves = {"m00": CHILD, "m01": 0.7, "m06": LEADING, "m07": 0.4}
+    values = {m: curves.get(m, 0.0) for m in ROLES}
+    story.report({m: values[m] for m in torn}, after=40)
+    story.report({m: values[m] for m in ROLES if m not in torn})
+    assert set(story.decide()) == set(torn)
+    for m, a in story.decided.items():
+        assert (a.donor, a.parent, a.stop - a.start) == (None, story.population.members[m].snapshot, 60)
+    story.turn({**curves, "m06": LEADING[4:]})
+    assert story.decided["m00"].donor == "m06"
+
+
+def test_torn_child_is_promoted_only_at_the_end_of_its_slice() -> None:
+    story = Story(strategy=fire(synchronous=False))
+    story.report({**START, "m00": CHILD})
+    story.decide()
+    story.report({"m06": LEADING}, after=40)
+    assert (story.decide()["m06"].donor, story.decided["m06"].stop) == (None, 100)
+    story.report({"m06": LEADING[4:]})
+    assert story.decide() == {}, "m00 still trains"
+    story.report({"m00": CHILD}, after=40)
+    assert {m: (a.donor, a.stop) for m, a in story.decide().items()} == {"m00": (None, 200)}
+    story.report({"m00": CHILD})
+    assert story.decide()["m00"].donor == "m06"
 
 
 def test_everything_ends_with_the_first_sub_population() -> None:

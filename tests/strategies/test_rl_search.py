@@ -17,6 +17,7 @@ from pbtrl.core.population import Population
 from pbtrl.core.search_space import SearchSpace
 from pbtrl.storage.journal import digest
 from pbtrl.strategies import rl_learner
+from pbtrl.strategies.rl_agent import DrawnEpisodes, SearchAgent
 from pbtrl.strategies.rl_learner import FinishedTrial, Learner
 from pbtrl.strategies.rl_rules import AgentRules, ModelRules
 from pbtrl.strategies.rl_search import RLSearch
@@ -247,6 +248,20 @@ def test_model_phase_improves_the_policy() -> None:
     means = [train(learner(2, model=model), lambda a, b: a + b, 6) for model in (NO_MODEL, ModelRules())]
     assert means[0][:3] == means[1][:3]
     assert means[1][-1] > means[0][-1] + 0.1
+
+
+def test_entropy_bonus_decays_from_batch_to_batch(monkeypatch: pytest.MonkeyPatch) -> None:
+    costs, update = [], SearchAgent.update
+
+    def recording(self: SearchAgent, episodes: DrawnEpisodes, rewards: np.ndarray, cost: float) -> None:
+        costs.append(cost)
+        update(self, episodes, rewards, cost)
+
+    monkeypatch.setattr(SearchAgent, "update", recording)
+    train(learner(1), lambda a: a, 3)
+    rules = AgentRules()
+    assert 0.0 < rules.entropy_decay < 1.0
+    assert costs == pytest.approx([rules.entropy_cost * rules.entropy_decay**k for k in range(3)])
 
 
 def test_agent_without_spread_restarts_from_the_best(monkeypatch: pytest.MonkeyPatch) -> None:

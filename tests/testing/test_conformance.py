@@ -14,6 +14,7 @@ from pbtrl.core.messages import Assignment
 from pbtrl.core.population import Population
 from pbtrl.strategies.pbt import PBT
 from pbtrl.testing import AgentConformance, PopulationConformance, TrainableConformance
+from pbtrl.testing.strategies import steady
 from pbtrl.trainables.quadratic import Quadratic
 
 
@@ -49,18 +50,23 @@ class Leaking(PBT):
         return super().decide(population)
 
 
-def test_stateful_strategy_is_detected() -> None:
-    class Check(PopulationConformance):
+def test_stateful_strategy_is_detected(tmp_path_factory: pytest.TempPathFactory) -> None:
+    class Plain(PopulationConformance):
+        kind: ClassVar[type[PBT]] = PBT
+
         @classmethod
         def strategy(cls) -> PBT:
-            return Leaking(space=cls.space, slice_steps=cls.slice_steps, horizon=cls.horizon)
+            return cls.kind(space=cls.space, slice_steps=cls.slice_steps, horizon=cls.horizon)
 
-    check = Check()
-    first = Population(cls_size := check.size, 3, check.rule)
-    assert cls_size == 6
-    lines = [{"kind": "decision", "assignments": [a.to_json() for a in check.strategy().decide(first)], "free": 6}]
-    with pytest.raises(AssertionError):
-        check.test_decides_the_same_from_the_same_history(lines)
+    class Stateful(Plain):
+        kind = Leaking
+
+    plain, stateful = Plain(), Stateful()
+    plain.test_decides_the_same_from_the_same_history(plain.run(tmp_path_factory.mktemp("plain"), steady))
+    records = stateful.run(tmp_path_factory.mktemp("stateful"), steady)
+    with pytest.raises(AssertionError) as caught:
+        stateful.test_decides_the_same_from_the_same_history(records)
+    assert "decide(before) == assignments" in str(caught.traceback[-1].statement)
 
 
 def test_trainable_with_shared_state_is_detected() -> None:
