@@ -287,7 +287,7 @@ def test_parents_are_ranked_by_the_lead_of_their_evaluators() -> None:
     assert story.decided["m04"].note.startswith("exploit m05, score 0.")
 
 
-def test_the_second_evaluator_of_a_promoted_child_begins_anew() -> None:
+def test_the_second_evaluator_of_a_promoted_child_begins_another() -> None:
     story = evaluating()
     story.turn({"m00": 1.0, "m01": 0.9, "m06": ramp(0.5, 1.2), "m07": ramp(0.5, 1.2)})
     story.turn({"m00": 1.0, "m01": 0.9, "m06": ramp(1.3, 3.0), "m07": ramp(1.3, 2.8)})
@@ -298,7 +298,7 @@ def test_the_second_evaluator_of_a_promoted_child_begins_anew() -> None:
     assert story.decided["m07"].donor == "m05"
 
 
-def test_a_diverged_evaluator_begins_anew_and_its_child_is_left_alone() -> None:
+def test_a_diverged_evaluator_begins_another_and_its_child_is_left() -> None:
     story = evaluating()
     story.turn({**START, "m06": 0.5, "m07": 0.4}, diverged=["m06"])
     assert story.decided["m06"].donor
