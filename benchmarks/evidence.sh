@@ -4,8 +4,8 @@
 # continues, so the script can be stopped and started at any time. All of it takes more than a day on two cores. Results go
 # to benchmarks/results.jsonl and docs/results.md.
 #
-#   benchmarks/evidence.sh [GROUP ...]      groups, by default all: million million_others atari strategies classifier boosting
-#                                           baselines ablations gan translator
+#   benchmarks/evidence.sh [GROUP ...]      groups, by default all: million million_others atari strategies classifier
+#                                           boosting baselines ablations gan translator
 set -u
 PYTHON=${PYTHON:-.venv/bin/python}
 PBTRL=${PBTRL:-.venv/bin/pbtrl}

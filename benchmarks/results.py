@@ -20,6 +20,7 @@ from pathlib import Path
 from typing import Any
 
 import pbtrl
+from pbtrl.core.scores import EPISODES
 from pbtrl.reporting.comparison import statistics
 from pbtrl.reporting.comparison.runs import load as compared_run
 from pbtrl.reporting.formatting import format_count, format_duration, format_fitness
@@ -32,7 +33,6 @@ PAGE = Path(__file__).parents[1] / "docs/results.md"
 HEADER = (
     "arm", "seed", "score", "most likely actions", "median member", "trained", "time", "machine", "commit", "config"
 )  # fmt: skip
-EPISODES = 30  # of most likely actions
 OPENING = """# Results
 
 Finished runs of sweeps, as `benchmarks/results.py` read them from the run directories. `benchmarks/evidence.sh` has the

@@ -31,9 +31,10 @@ def trainable_builder(config: Config) -> TrainableBuilder:
             out of range, or its constructor raises.
     """
     builder = _unchecked_builder(config)
-    if problem := next(_problems(config, builder.kind, builder.kwargs), None):
+    keys = _keys(builder.kind)
+    if problem := next(_problems(config, builder.kind, keys, builder.kwargs), None):
         raise problem
-    builder = replace(builder, kwargs=_converted(_keys(builder.kind), builder.kwargs))
+    builder = replace(builder, kwargs=_converted(keys, builder.kwargs))
     try:
         builder.make(np.random.default_rng(0))
     except ConfigProblem:
@@ -65,9 +66,8 @@ def _unchecked_builder(config: Config) -> TrainableBuilder:
     return TrainableBuilder(cls, config.trainable.kwargs, config.curve_interval, config.seed)
 
 
-def _problems(config: Config, cls: Any, kwargs: Mapping[str, Any]) -> Iterator[ConfigProblem]:
+def _problems(config: Config, cls: Any, keys: Any, kwargs: Mapping[str, Any]) -> Iterator[ConfigProblem]:
     """Yield what is wrong with the keys of the config's `trainable` section, and with its searched hyperparameters."""
-    keys = _keys(cls)
     for problem in find_problems(keys, kwargs, ALIASES):
         at = () if problem.message == "missing" else problem.paths[0]
         text = f"needs {problem.paths[0][-1]}" if problem.message == "missing" else problem.message

@@ -68,9 +68,8 @@ def run_eval(a: argparse.Namespace) -> int:
     run.check_links()
     config = load_stored_config(run, trusted=a.trust_imports)
     results, unsaved = scoring.evaluate_member(
-        config, run, a.member, episodes=a.episodes, seed=a.seed, deterministic=a.deterministic,
-        video=a.video,
-    )  # fmt: skip
+        config, run, a.member, episodes=a.episodes, seed=a.seed, deterministic=a.deterministic, video=a.video
+    )
     if unsaved:
         tell(f"warning: {unsaved}", sys.stderr)
     printed = results if a.member == "all" else results[0]

@@ -68,13 +68,11 @@ def run_train(a: argparse.Namespace) -> int:
     config = check(source)
     if (name := config.name if a.name is None else a.name) is not None:
         check_free(a.runs, name, a.if_exists)
-    from pbtrl.storage.run_directory import RunDirectory
-    from pbtrl.training.start import check_start, start, start_warnings
+    from pbtrl.training.start import check_start, resumes, start, start_warnings
 
     if a.dry_run:
         prepared, _ = check_start(config, source, root=a.runs, name=name, if_exists=a.if_exists)
-        resumes = name is not None and a.if_exists == "resume" and RunDirectory(a.runs / name).has_begun()
-        for warning in () if resumes else start_warnings(prepared, source):
+        for warning in () if resumes(a.runs, name, a.if_exists) else start_warnings(prepared, source):
             tell(f"warning: {warning}", sys.stderr)
         tell(to_yaml(prepared).rstrip())
         return 0

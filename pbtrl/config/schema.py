@@ -60,6 +60,12 @@ def _named(name: str, entry: object) -> object:
     return {"name": name, **entry} if isinstance(entry, dict) else entry
 
 
+KNOWN_AGENTS = partial(registry.known, "agent")
+AGENT = TaggedUnion("name", AGENTS, "impala", "agent", KNOWN_AGENTS)
+AGENT_ENTRY = TaggedUnion("name", AGENT_ENTRIES, None, "agent", KNOWN_AGENTS)
+STRATEGY = TaggedUnion("name", STRATEGIES, "pbt", "strategy", partial(registry.known, "strategy"))
+
+
 def _name_by_key(schema: dict[str, Any]) -> None:
     """Let entries of `agents` whose key is an agent's name have no name, or no settings, in the JSON schema."""
     entry = schema["additionalProperties"]
@@ -90,22 +96,10 @@ class Config(Section):
     seed: Annotated[Whole, Field(ge=0)] = 0
     init_from: str | None = None
     env: Env | None = None
-    agent: (
-        Annotated[AgentSettings, TaggedUnion("name", AGENTS, "impala", "agent", partial(registry.known, "agent"))]
-        | None
-    ) = None
-    agents: (
-        Annotated[
-            dict[
-                str,
-                Annotated[
-                    AgentEntry, TaggedUnion("name", AGENT_ENTRIES, None, "agent", partial(registry.known, "agent"))
-                ],
-            ],
-            Field(json_schema_extra=_name_by_key),
-        ]
-        | None
-    ) = None
+    agent: Annotated[AgentSettings, AGENT] | None = None
+    agents: Annotated[dict[str, Annotated[AgentEntry, AGENT_ENTRY]], Field(json_schema_extra=_name_by_key)] | None = (
+        None
+    )
     acting: Acting | None = None
     trainable: TrainableSettings | None = None
     population: PopulationSettings = PopulationSettings()
@@ -113,9 +107,7 @@ class Config(Section):
     budget: Budget = Budget()
     hparams: Searched = {}  # noqa: RUF012, pydantic copies it
     fitness: Fitness = Fitness()
-    strategy: Annotated[
-        StrategySettings, TaggedUnion("name", STRATEGIES, "pbt", "strategy", partial(registry.known, "strategy"))
-    ] = PBTSettings()
+    strategy: Annotated[StrategySettings, STRATEGY] = PBTSettings()
     snapshots: Snapshots = Snapshots()
     failure: FailureSettings = FailureSettings()
     final: Final = Final()

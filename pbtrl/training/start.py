@@ -84,12 +84,17 @@ def check_start(
     config: Config, source: ConfigSource, *, root: Path, name: str | None, if_exists: run_creation.IfExists
 ) -> tuple[Config, WarmStart | None]:  # fmt: skip
     """Make the checks of `start` that create nothing; returns the prepared config, and the snapshot to begin from."""
-    prepared, run = prepare(config, source), RunDirectory(root / (name or config.label))
-    if name is not None and if_exists == "resume" and run.has_begun():
+    prepared = prepare(config, source)
+    if resumes(root, name, if_exists):
         return prepared, None
     warm = check_warm_start(prepared, source, root)
-    _check_space(run, prepared, 2)
+    _check_space(RunDirectory(root / (name or config.label)), prepared, 2)
     return prepared, warm
+
+
+def resumes(root: Path, name: str | None, if_exists: run_creation.IfExists) -> bool:
+    """Return whether `start` would resume a run that has begun."""
+    return name is not None and if_exists == "resume" and RunDirectory(root / name).has_begun()
 
 
 def start_warnings(prepared: Config, source: ConfigSource) -> list[str]:

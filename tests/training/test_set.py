@@ -210,6 +210,12 @@ class Sets(api.Callback):
         self.reports, self.said = 0, ""
         self.thread = threading.Thread(target=self._set)
 
+    def train(self) -> None:
+        """Train the toy, and wait for the answer to the request."""
+        Path("c.yaml").write_text(TOY)
+        api.train("c.yaml", name="a", callbacks=[self], progress="none")
+        self.thread.join()
+
     def _set(self) -> None:
         self.said = api.load_run("a").set({"hparams.h0.low": 0.0, "hparams.h0.high": 0.1}, retire=["m03"])
 
@@ -223,10 +229,8 @@ class Sets(api.Callback):
 
 
 def test_live_run_reads_a_request_before_its_next_decision(pbtrl: Command) -> None:
-    Path("c.yaml").write_text(TOY)
     sets = Sets()
-    api.train("c.yaml", name="a", callbacks=[sets], progress="none")
-    sets.thread.join()
+    sets.train()
     assert sets.said == "hparams.h0.low 0.0, hparams.h0.high 0.1, m03 retired: read by the next decision"
     later = assignments(RUN, "set")
     assert "m03" not in {a["member"] for a in later}
@@ -252,10 +256,8 @@ class Refuses(Sets):
 
 
 def test_refused_request_is_no_success(pbtrl: Command) -> None:
-    Path("c.yaml").write_text(TOY)
     refuses = Refuses()
-    api.train("c.yaml", name="a", callbacks=[refuses], progress="none")
-    refuses.thread.join()
+    refuses.train()
     assert refuses.said == "refused"
     assert not [line for line in journal(RUN) if line["kind"] == "set"]
 
