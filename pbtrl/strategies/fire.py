@@ -202,7 +202,11 @@ class _Decision:
     def _begin(self, evaluator: Member, last: Verdict) -> Assignment | None:
         """Evaluate the parent that has waited longest, under the hyperparameters of the best child."""
         parents = self._idle_parents(_level(evaluator))
-        children = [m for m in self._of(_level(evaluator) - 1) if m.ranked and m.id not in self._copied]
+        children = [
+            m
+            for m in self._of(_level(evaluator) - 1)
+            if m.ranked and m.id not in self._copied and not self._fire.is_over(m)
+        ]
         if not parents or not children:
             return None
         deciding = [e for e in self._evaluators if not self._fire.is_over(e)]

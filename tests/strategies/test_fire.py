@@ -417,7 +417,7 @@ def test_evaluator_of_a_finished_child_begins_another_evaluation() -> None:
         story.report({"m00": CHILD})
         story.decide()
     story.report({"m06": LEADING})
-    assert story.decide()["m06"].hparams_donor
+    assert story.decide()["m06"].hparams_donor == "m01", "m00 is the best, but will never decide again"
     assert story.decided["m06"].note.endswith("before, m04 under m00: m00 has finished")
 
 
