@@ -31,6 +31,7 @@ from pbtrl.storage.run_lookup import find, run_directories
 from pbtrl.storage.stored_config import load_stored_config
 from pbtrl.system.argument_checks import as_path, check_choice, check_texts, whole_number
 from pbtrl.system.strict_json import to_json
+from pbtrl.system.torch_settings import torch_settings_restored
 from pbtrl.training.callbacks import Callback, CallbackListener
 
 if TYPE_CHECKING:
@@ -46,6 +47,7 @@ if TYPE_CHECKING:
 Progress = Literal["auto", "live", "plain", "json", "none"]
 
 
+@torch_settings_restored()
 def train(
     config: str | Path | Mapping[str, Any], *, overrides: Sequence[str] = (), runs: str | Path = "runs",
     name: str | None = None, if_exists: IfExists = "error", progress: Progress = "auto",
@@ -84,6 +86,7 @@ def train(
     return _finish(result, listener)
 
 
+@torch_settings_restored()
 def resume(
     run: str | Path = "last", *, overrides: Sequence[str] = (), runs: str | Path = "runs", progress: Progress = "auto",
     callbacks: Sequence[Callback] = (), trust_imports: bool = False,
@@ -113,6 +116,7 @@ def resume(
     return _finish(result, listener)
 
 
+@torch_settings_restored()
 def sweep(
     config: ConfigInput | Sequence[ConfigInput] | None = None, *, grid: Mapping[str, Sequence[Any]] | None = None,
     seeds: int | Sequence[int] | None = None, overrides: Sequence[str] = (), runs: str | Path = "runs",
@@ -326,6 +330,7 @@ class Run:
                 })  # fmt: skip
         return rows
 
+    @torch_settings_restored()
     def evaluate(
         self,
         member: str = "best",

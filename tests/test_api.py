@@ -358,6 +358,26 @@ def test_evaluation_leaves_the_threads_of_torch(monkeypatch: pytest.MonkeyPatch)
         torch.set_num_threads(before)
 
 
+def settings_of_torch() -> tuple[int, int, bool]:
+    fills = torch.utils.deterministic.fill_uninitialized_memory  # type: ignore[attr-defined]
+    return torch.get_num_threads(), torch.get_deterministic_debug_mode(), fills
+
+
+def test_training_leaves_the_settings_of_torch() -> None:
+    torch.set_num_threads(3)
+    train_cart("execution.backend=inline", "population.mode=sync")
+    assert settings_of_torch() == (3, 0, True)
+
+
+def test_torch_trainables_leave_the_threads_of_torch() -> None:
+    torch.set_num_threads(3)
+    small = ["budget.env_steps_per_member=1", "population.size=1", "strategy.ready.slice_steps=1"]
+    run = api.train("classifier", overrides=[*small, "execution.backend=inline"])
+    assert torch.get_num_threads() == 3
+    run.evaluate()
+    assert torch.get_num_threads() == 3
+
+
 def test_numpy_integers_are_whole_numbers(toy: api.Run) -> None:
     toy.evaluate(seed=np.uint8(3))  # type: ignore[arg-type]
 

@@ -18,7 +18,7 @@ from pbtrl.core.messages import Hyperparameters
 from pbtrl.core.scores import EvaluationEpisodes
 from pbtrl.core.tensors import Tensors, check_fit
 from pbtrl.errors import SnapshotError
-from pbtrl.system.torch_threads import single_thread
+from pbtrl.system.torch_settings import single_thread
 from pbtrl.trainables.builder import TrainableBuilder
 
 if TYPE_CHECKING:

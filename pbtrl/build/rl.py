@@ -18,6 +18,7 @@ from pbtrl.core.tensors import Tensors
 from pbtrl.core.trainable import Cohort
 from pbtrl.system.child_process import is_supervised
 from pbtrl.system.malloc import retain_freed_memory
+from pbtrl.system.torch_settings import configure_torch
 
 if TYPE_CHECKING:
     from pbtrl.agents.actor_critic import ActorCritic
@@ -87,17 +88,12 @@ class RLBuilder:
 
     def cohort(self, members: Sequence[str], threads: int, structure: object = None) -> Cohort:
         """Make a cohort for these members."""
-        import torch
-
         from pbtrl.rl.actors import ActorsCohort
         from pbtrl.rl.cohort import RLCohort
         from pbtrl.rl.hogwild import HogwildCohort
 
         retain_freed_memory()
-        torch.set_num_threads(torch_threads(self._run_config))
-        deterministic = is_deterministic(self._run_config)
-        torch.set_deterministic_debug_mode("error" if deterministic else "default")  # `use_...` imports the compiler
-        torch.utils.deterministic.fill_uninitialized_memory = False  # type: ignore[attr-defined]
+        configure_torch(torch_threads(self._run_config), deterministic=is_deterministic(self._run_config))
         if self._acting.mode == "actors":
             return ActorsCohort(members, self.spec, threads, self._transport())
         cohorts = {"inline": RLCohort, "hogwild": HogwildCohort}

@@ -24,6 +24,10 @@ UNMEASURED = "episode/unmeasured"
 """Scalar of a report: number of finished episodes that `fitness.metric` does not apply to; absent if there are none."""
 
 
+METRIC_FIELDS = frozenset({"assignment", "attempt", "time", "step"})
+"""Keys of a line of live metrics that are not metrics."""
+
+
 @dataclass(frozen=True)
 class Assignment:
     """Order to train one member from `start` to `stop`. It holds everything that a worker needs.

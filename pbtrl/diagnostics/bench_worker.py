@@ -20,7 +20,7 @@ from pbtrl.core.messages import Assignment
 from pbtrl.core.population import Population
 from pbtrl.diagnostics.still_vector import StillVector
 from pbtrl.system.child_process import init_child
-from pbtrl.system.torch_threads import single_thread
+from pbtrl.system.torch_settings import single_thread
 
 PHASES = {
     "inline": ("env", "act", "train", "learn", "replay"),

@@ -333,7 +333,7 @@ class Host:
         current.last_metrics_at = time.monotonic()
         for a, values in zip(current.assignments, current.cohort.metrics(), strict=True):
             if values:
-                line = {"assignment": a.id, "attempt": current.attempt, "time": time.time(), **values}
+                line = {**values, "assignment": a.id, "attempt": current.attempt, "time": time.time()}
                 self._sink.write_metrics(a.member, line)
 
 

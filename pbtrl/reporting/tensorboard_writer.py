@@ -10,6 +10,7 @@ else from the journal.
 from __future__ import annotations
 
 import threading
+import time
 from collections import defaultdict
 from collections.abc import Mapping
 from pathlib import Path
@@ -22,7 +23,7 @@ from pbtrl.reporting.event_file import EventFile
 from pbtrl.reporting.formatting import format_changes, format_count, format_fitness
 from pbtrl.reporting.tensorboard_hparams import layout, write_hparams
 from pbtrl.storage.journal import read_journal
-from pbtrl.storage.metrics_log import Metrics, MetricsTail, tags
+from pbtrl.storage.metrics_log import Metrics, MetricsTail, position, tags
 from pbtrl.storage.run_directory import RunDirectory
 from pbtrl.storage.run_header import RunHeader
 from pbtrl.storage.run_points import fitness_tag, hyperparameter_points, population_points, report_points
@@ -176,9 +177,8 @@ class TensorBoardWriter:
         slice_ = self._decided.get(line.get("assignment", ""))
         if slice_ is None:  # already reported: the slice only remakes a lost snapshot
             return
-        step = line.get("step", slice_[1])  # trainables without `step` write metrics only at the end of a slice
         points = tags(line)
-        self._write(member, points, step, line.get("time"))
+        self._write(member, points, *position(line, slice_[1], time.time()))
         self._streamed[member] |= points.keys()
 
     def _write(self, member: str, points: Mapping[str, float], step: int, time: float | None) -> None:

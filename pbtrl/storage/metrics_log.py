@@ -15,11 +15,11 @@ from collections.abc import Callable, Collection, Iterator
 from pathlib import Path
 from typing import Any, TypeGuard
 
+from pbtrl.core.messages import METRIC_FIELDS
 from pbtrl.core.values import LARGEST_EXACT_INTEGER
 from pbtrl.storage.member_files import METRICS
 
 Metrics = dict[str, Any]
-NOT_TAGS = frozenset({"assignment", "attempt", "time", "step"})
 
 
 class MetricsTail:
@@ -95,28 +95,33 @@ class SliceMetrics:
 
 
 def last_reported_step(path: Path, assignment: str) -> int | None:
-    """Step in a member's last line; None if the line belongs to another assignment."""
+    """Step in a member's last line; None if it has none, or belongs to another assignment."""
     try:
         with path.open("rb") as file:
             file.seek(max(0, _size(path) - 65536))
             *_, line = _objects(file.read())
     except (OSError, ValueError):
         return None
-    return int(line["step"]) if line.get("assignment") == assignment and "step" in line else None
+    return _step(line) if line.get("assignment") == assignment else None
 
 
 def tags(line: Metrics) -> dict[str, float]:
     """Numbers of a line to plot, by tag."""
-    return {k: float(v) for k, v in line.items() if k not in NOT_TAGS and _is_number(v)}
+    return {k: float(v) for k, v in line.items() if k not in METRIC_FIELDS and _is_number(v)}
 
 
 def position(line: Metrics, step: int, now: float) -> tuple[int, float]:
     """Step and Unix time of a line; those given where it has none."""
-    own_step, own_time = line.get("step"), line.get("time")
+    own_step, own_time = _step(line), line.get("time")
     return (
-        int(own_step) if _is_number(own_step) and math.isfinite(own_step) else step,
+        step if own_step is None else own_step,
         float(own_time) if _is_number(own_time) and math.isfinite(own_time) else now,
     )
+
+
+def _step(line: Metrics) -> int | None:
+    step = line.get("step")
+    return int(step) if _is_number(step) and math.isfinite(step) else None
 
 
 def _number(line: Metrics, key: str) -> float:

@@ -16,7 +16,7 @@ from pbtrl.core.values import Value
 from pbtrl.strategies.rl_agent import SearchAgent, gaussian_kl
 from pbtrl.strategies.rl_model import fit_model
 from pbtrl.strategies.rl_rules import AgentRules, ModelRules
-from pbtrl.system.torch_threads import single_thread
+from pbtrl.system.torch_settings import single_thread
 
 PREFIXES = 64  # proposals on which the distance of two policies is measured
 SPREAD, PATIENCE = 0.05, 5  # mean standard deviation of the policy, and batches below it: then a restart

@@ -14,6 +14,7 @@ import torch
 from torch import Tensor, nn
 from torch.nn.functional import cross_entropy
 
+from pbtrl.system.torch_settings import configure_torch
 from pbtrl.trainables.datasets import CLASSES, Split
 from pbtrl.trainables.torch_trainable import minimize, seeded
 
@@ -34,7 +35,7 @@ def inception_score(logits: Tensor) -> float:
 
 def train_scorer(data: Split, rng: np.random.Generator) -> nn.Module:
     """Train a classifier of images [N, 64] in [-1, 1], which returns logits [N, 10]."""
-    torch.set_num_threads(1)  # the same scorer in all processes: sums in several threads round differently
+    configure_torch(threads=1)  # the same scorer in all processes: sums in several threads round differently
     with seeded(rng):
         scorer = nn.Sequential(
             nn.Linear(PIXELS, 128), nn.ReLU(), nn.Dropout(NOISE),

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field
 from time import monotonic
 from typing import Any
@@ -11,7 +11,7 @@ from typing import Any
 import numpy as np
 from typing_extensions import override
 
-from pbtrl.core.messages import Assignment
+from pbtrl.core.messages import METRIC_FIELDS, Assignment
 from pbtrl.core.seeding import seed_for
 from pbtrl.core.tensors import Tensors, check_fit
 from pbtrl.core.trainable import Cohort, Outcome, Trainable
@@ -19,10 +19,15 @@ from pbtrl.core.trainable import Cohort, Outcome, Trainable
 
 @dataclass
 class _Progress:
-    """Progress of one member in its slice; the fields are those of `Outcome`."""
+    """Progress of one member in its slice; the fields are those of `Outcome`.
+
+    Attributes:
+        shown: whether `metrics` has returned the scalars.
+    """
 
     rng: np.random.Generator
     used: dict[str, Any]
+    shown: bool = True
     steps: int = 0
     scalars: dict[str, float] = field(default_factory=dict)
     curve: list[tuple[int, float]] = field(default_factory=list)
@@ -80,20 +85,25 @@ class SequentialCohort(Cohort):
         evaluation = min(length, (now.steps // interval + 1) * interval)
         steps = min(evaluation - now.steps, getattr(trainable, "max_steps_per_call", None) or length)
         begun = monotonic()
-        now.scalars = trainable.train(steps, now.used, now.rng)
+        now.scalars = _scalars(trainable, trainable.train(steps, now.used, now.rng))
         now.steps += steps
+        now.shown = False
         trained = monotonic()
         self._seconds["train"] += trained - begun
         if now.steps == evaluation:
-            now.curve.append((a.start + now.steps, trainable.evaluate(now.rng)))
+            now.curve.append((a.start + now.steps, _number(trainable, "evaluate", trainable.evaluate(now.rng))))
             self._seconds["evaluate"] += monotonic() - trained
         self._current += now.steps == length
         return self._current == len(self.members)
 
     @override
     def metrics(self) -> list[dict[str, float]]:
-        """Return per slot the scalars of the slice."""
-        return [self.outcome(slot).scalars for slot in range(len(self.members))]
+        """Return per slot the scalars of the last call of `train`, once, with `step`, the member's clock."""
+        lines: list[dict[str, float]] = []
+        for a, now in zip(self._assignments, self._progress, strict=True):
+            lines.append({} if now.shown else {**now.scalars, "step": a.start + now.steps})
+            now.shown = True
+        return lines
 
     @override
     def outcome(self, slot: int) -> Outcome:
@@ -119,3 +129,19 @@ class SequentialCohort(Cohort):
     @override
     def close(self) -> None:
         pass
+
+
+def _scalars(trainable: Trainable, given: Mapping[str, Any]) -> dict[str, float]:
+    """Check the result of `train`, and convert its numbers."""
+    if reserved := METRIC_FIELDS & given.keys():
+        raise ValueError(f"{type(trainable).__name__}.train returned the reserved name {min(reserved)!r}: rename it")
+    return {name: _number(trainable, f"train, {name!r}", value) for name, value in given.items()}
+
+
+def _number(trainable: Trainable, source: str, value: Any) -> float:
+    """Convert a number of Python, NumPy or torch."""
+    try:
+        return float(value)
+    except (TypeError, ValueError) as error:
+        text = f"{type(trainable).__name__}.{source}: expected a number, not {value!r}"
+        raise TypeError(text) from error

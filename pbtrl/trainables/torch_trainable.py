@@ -18,6 +18,7 @@ from typing_extensions import override
 
 from pbtrl.core.tensors import Tensors
 from pbtrl.core.trainable import Trainable
+from pbtrl.system.torch_settings import configure_torch
 
 
 class TorchTrainable(Trainable):
@@ -38,7 +39,7 @@ class TorchTrainable(Trainable):
         self, modules: Mapping[str, torch.nn.Module], optimizers: Mapping[str, torch.optim.Optimizer],
         values: Mapping[str, Any],
     ) -> None:  # fmt: skip
-        torch.set_num_threads(1)  # a member has one core; and sums in several threads round differently
+        configure_torch(threads=1)  # a member has one core; and sums in several threads round differently
         self._modules, self._optimizers, self._values = dict(modules), dict(optimizers), dict(values)
         for optimizer in self._optimizers.values():
             _allocate(optimizer)

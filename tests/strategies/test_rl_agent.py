@@ -18,7 +18,7 @@ from pbtrl.strategies.rl_agent import (
 )
 from pbtrl.strategies.rl_model import fit_model
 from pbtrl.strategies.rl_rules import AgentRules
-from pbtrl.system.torch_threads import single_thread
+from pbtrl.system.torch_settings import single_thread
 
 
 def agent(n: int = 3, *, sequential: bool = True, seed: int = 0, **rules: float) -> SearchAgent:

@@ -21,7 +21,7 @@ from pbtrl.strategies.rl_agent import DrawnEpisodes, SearchAgent
 from pbtrl.strategies.rl_learner import FinishedTrial, Learner
 from pbtrl.strategies.rl_rules import AgentRules, ModelRules
 from pbtrl.strategies.rl_search import RLSearch
-from pbtrl.system.torch_threads import single_thread
+from pbtrl.system.torch_settings import single_thread
 from pbtrl.testing import SearchConformance
 from pbtrl.testing.fakes import LAST, died, trained
 from pbtrl.testing.strategies import SPACE

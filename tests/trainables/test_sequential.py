@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import itertools
+import re
 from collections.abc import Mapping
 from typing import Any
 
@@ -88,7 +89,60 @@ def test_each_turn_trains_one_slice_and_evaluates_it() -> None:
     assert [cohort.outcome(slot) for slot in range(2)] == [expected(0, 20, 30), Outcome(0, {})]
     assert cohort.advance()
     assert [cohort.outcome(slot) for slot in range(2)] == [expected(slot, 20, 30) for slot in range(2)]
-    assert cohort.metrics() == [expected(slot, 20, 30).scalars for slot in range(2)]
+    assert cohort.metrics() == [{**expected(slot, 20, 30).scalars, "step": 30} for slot in range(2)]
+    assert cohort.metrics() == [{}, {}]
+
+
+def test_metrics_have_the_clock_of_their_member() -> None:
+    cohort = SequentialCohort(TWO, Counting, curve_interval=4)
+    cohort.begin(slices(20, 24))
+    seen = []
+    while True:
+        over = cohort.advance()
+        seen.append([line.get("step") for line in cohort.metrics()])
+        if over:
+            break
+    assert seen == [[23, None], [24, None], [None, 23], [None, 24]]
+
+
+class Odd(Noisy):
+    """Returns what it is given."""
+
+    def __init__(self, scalars: Mapping[str, Any], fitness: Any) -> None:
+        super().__init__(np.random.default_rng(0))
+        self.scalars, self.fitness = scalars, fitness
+
+    def train(self, steps: int, hyperparameters: Mapping[str, Any], rng: np.random.Generator) -> dict[str, float]:
+        return dict(self.scalars)
+
+    def evaluate(self, rng: np.random.Generator) -> float:
+        return self.fitness  # type: ignore[no-any-return]
+
+
+def trained_odd(scalars: Mapping[str, Any], fitness: Any) -> Outcome:
+    cohort = SequentialCohort(["m00"], lambda rng: Odd(scalars, fitness))
+    cohort.begin(slices()[:1])
+    cohort.advance()
+    return cohort.outcome(0)
+
+
+def test_numbers_of_numpy_become_floats() -> None:
+    outcome = trained_odd({"loss": np.float32(0.5)}, np.float64(2.0))
+    numbers = [outcome.scalars["loss"], *outcome.returns, outcome.curve[0][1]]
+    assert [(type(number), number) for number in numbers] == [(float, 0.5), (float, 2.0), (float, 2.0)]
+
+
+@pytest.mark.parametrize(
+    ("scalars", "fitness", "text"),
+    [
+        ({"loss": None}, 1.0, "Odd.train, 'loss': expected a number, not None"),
+        ({}, "high", "Odd.evaluate: expected a number, not 'high'"),
+        ({"step": 3.0}, 1.0, "Odd.train returned the reserved name 'step': rename it"),
+    ],
+)
+def test_results_that_cannot_be_stored_are_named(scalars: Mapping[str, Any], fitness: Any, text: str) -> None:
+    with pytest.raises((TypeError, ValueError), match=re.escape(text)):
+        trained_odd(scalars, fitness)
 
 
 def test_initial_weights_and_training_do_not_share_random_numbers() -> None:
