@@ -29,7 +29,7 @@ from pbtrl.storage.run_creation import IfExists
 from pbtrl.storage.run_directory import RunDirectory
 from pbtrl.storage.run_lookup import find, run_directories
 from pbtrl.storage.stored_config import load_stored_config
-from pbtrl.system.argument_checks import as_path, check_choice, check_texts, whole_number
+from pbtrl.system.argument_checks import as_path, check_choice, check_text, check_texts, whole_number
 from pbtrl.system.strict_json import to_json
 from pbtrl.system.torch_settings import torch_settings_restored
 from pbtrl.training.callbacks import Callback, CallbackListener
@@ -78,8 +78,8 @@ def train(
 
     check_choice("if_exists", if_exists, get_args(IfExists))
     check_texts("overrides", overrides)
-    if not isinstance(name, str | None):
-        raise RunError(f"name must be a string, not {name!r:.80}")
+    if name is not None:
+        check_text("name", name)
     source, listener = read(config, overrides), CallbackListener(callbacks)
     checked, hooks = check(source), _hooks(progress, listener)
     result = start(checked, source, hooks, root=as_path("runs", runs), name=name, if_exists=if_exists, command=sys.argv)
@@ -151,6 +151,8 @@ def sweep(
     from pbtrl.training.sweep_arms import grid_text
 
     check_texts("overrides", overrides)
+    if name is not None:
+        check_text("name", name)
     if isinstance(config, str | Path | Mapping) or not isinstance(config, Iterable):
         config = [] if config is None else [config]
     planned = plan(
@@ -201,6 +203,7 @@ def compare(
     """
     from pbtrl.reporting.comparison.comparison import compare
 
+    check_text("metric", metric)
     several = [selected] if isinstance(selected, str) or not isinstance(selected, Iterable) else [*selected]
     if wrong := [one for one in several if not isinstance(one, str | Path | Run)]:
         raise RunError(f"selected must be runs, or a folder of runs, not {wrong[0]!r:.80}")

@@ -296,6 +296,8 @@ def test_invalid_argument_of_train_starts_nothing(arguments: dict[str, Any], mes
         (lambda: api.train(TOY, runs=3), RunError, "runs must be a path, not 3"),
         (lambda: api.sweep(5), ConfigError, "a config is a YAML file"),
         (lambda: api.sweep(TOY, grid={"seed": [len]}), ConfigError, "grid: seed: must be text"),
+        (lambda: api.sweep("toy_quadratic", name=5), RunError, "name must be a string, not 5"),  # type: ignore[arg-type]
+        (lambda: api.compare("a", metric=3), RunError, "metric must be a string, not 3"),  # type: ignore[arg-type]
         (lambda: api.compare(5), RunError, "selected must be runs, or a folder of runs, not 5"),
         (lambda: api.compare(["a", None]), RunError, "selected must be runs, .*, not None"),
     ],
@@ -380,6 +382,12 @@ def test_torch_trainables_leave_the_threads_of_torch() -> None:
 
 def test_numpy_integers_are_whole_numbers(toy: api.Run) -> None:
     toy.evaluate(seed=np.uint8(3))  # type: ignore[arg-type]
+
+
+@pytest.mark.parametrize("read", [api.Run.evaluate, api.Run.schedule])
+def test_member_of_another_type_is_one_error(toy: api.Run, read: Any) -> None:
+    with pytest.raises(RunError, match=r"no member \['m00'\] in "):
+        read(toy, ["m00"])
 
 
 def test_evaluation_is_kept(toy: api.Run) -> None:

@@ -43,7 +43,7 @@ def merge_resume_config(stored: Config, wanted: Config) -> Config:
     if stored.acting is not None and wanted.acting is not None:
         tree["acting"] = stored.acting.model_copy(update={"placement": wanted.acting.placement}).model_dump()
     if wanted.steps_per_member < stored.steps_per_member:
-        tree["budget"] = stored.to_dict()["budget"]
+        tree["budget"] |= {key: getattr(stored.budget, key) for key in ("env_steps_per_member", "total_steps")}
     return resolve(config_from_dict(tree))
 
 

@@ -20,6 +20,7 @@ from typing import Any
 import numpy as np
 
 from pbtrl.core.messages import Assignment, Failure, Report
+from pbtrl.core.naming import INITIAL
 from pbtrl.core.tensors import Tensors
 from pbtrl.core.trainable import Builder, Cohort, Outcome
 from pbtrl.errors import DiskFullError, MismatchError, NotFiniteError, SnapshotError
@@ -200,7 +201,8 @@ class Host:
             try:
                 self._slices.append(self._begin(group, structure))
             except _OrphanError as orphan:
-                self._store.quarantine(orphan.parent)
+                if orphan.parent != INITIAL:  # it cannot be made again
+                    self._store.quarantine(orphan.parent)
                 self._early.append(orphan.failure)
                 group = [a for a in group if a.id != orphan.failure.assignment]
             except SLICE_ERRORS as error:

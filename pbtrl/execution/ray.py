@@ -303,14 +303,13 @@ class RayPool(PooledExecutor["_Worker"]):
             DiskFullError: no space for a snapshot.
         """
         self._call()
-        calls = {w.pending: w for w in self._workers if w.pending is not None}
+        calls, received = {w.pending: w for w in self._workers if w.pending is not None}, []
         if not calls:
             time.sleep(timeout)
         elif self._wait(list(calls), timeout):
             ready, _ = ray.wait(list(calls), num_returns=len(calls), timeout=0, fetch_local=False)
             received = [(calls[call], answer) for call in ready for answer in calls[call].receive()]
-            return self._pass_on(received)
-        return [*self._pass_on([]), *self._without_late()]
+        return [*self._pass_on(received), *self._without_late()]
 
     def _wait(self, calls: list[Any], timeout: float) -> bool:
         """Wait for a call to end, or for several if there are many; returns whether one has."""

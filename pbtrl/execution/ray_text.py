@@ -108,7 +108,7 @@ def _replaced_printing(log: Path) -> Iterator[None]:
         return
 
     def write(data: dict[str, Any], *_: Any, **__: Any) -> None:
-        with contextlib.suppress(OSError), log.open("a") as file:
+        with contextlib.suppress(OSError), log.open("a", encoding="utf-8", errors="replace") as file:
             file.writelines(f"{line}\n" for line in data.get("lines", ()))
 
     inside.print_to_stdstream = write  # type: ignore[attr-defined]

@@ -60,9 +60,10 @@ def result_text(result: Json) -> str:
     seeds = ", ".join(map(str, result["seeds"]))
     used = any(run["held_out"] is False for run in result["runs"])
     data = REUSED if used else "on data that nothing was chosen with"
+    score = f"score: of the chosen member, {data}; " if any(run["score"] is not None for run in result["runs"]) else ""
     lines = [
         aligned(["arm", "finished", "mean score", "steps per run", "score per seed"], table, left=(0, 4)),
-        f"score: of the chosen member, {data}; seeds {seeds}",
+        f"{score}seeds {seeds}",
     ]
     return "\n".join([*lines, *_unequal(steps), *_unfinished(result["runs"])])
 

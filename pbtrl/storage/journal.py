@@ -18,7 +18,7 @@ import contextlib
 import hashlib
 import json
 import os
-from collections.abc import Iterable, Iterator
+from collections.abc import Callable, Iterable, Iterator
 from pathlib import Path
 from typing import Any
 
@@ -45,8 +45,12 @@ class Journal:
         with translate_disk_errors(path):
             sync_directory(path.parent)
 
-    def append(self, line: Line) -> Record:
+    def append(self, line: Line, accept: Callable[[Record], None] = lambda record: None) -> Record:
         """Write one line durably and return its record, as readers will have it; after an error there is no new line.
+
+        Args:
+            line: its content.
+            accept: gets the record before it is written; a ValueError says that readers would refuse it.
 
         Raises:
             DiskFullError: no space is left.
@@ -55,6 +59,7 @@ class Journal:
         data = dumps(line).encode() + b"\n"
         try:
             record = parse_line(json.loads(data))
+            accept(record)
         except ValueError as error:
             raise RunError(f"{self.path} cannot hold this {line['kind']}: {error}") from error
         self._check_place()

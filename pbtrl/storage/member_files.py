@@ -54,5 +54,5 @@ class MemberFiles(MemberSink):
     def _append(self, member: str, name: str, text: str) -> None:
         self._make(member)
         path = self._folder / member / name
-        with translate_disk_errors(path), path.open("a") as file:
+        with translate_disk_errors(path), path.open("a", encoding="utf-8", errors="backslashreplace") as file:
             file.write(text)

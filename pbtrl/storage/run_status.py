@@ -20,7 +20,7 @@ from pbtrl.storage.sweep_directory import sweep_status
 
 def check_member(run: RunDirectory, population: Population, member: str) -> None:
     """Raise RunError unless the run has the member."""
-    if member not in population.members:
+    if not isinstance(member, str) or member not in population.members:
         raise RunError(f"no member {member!r} in {run}: there are {', '.join(population.members)}")
 
 

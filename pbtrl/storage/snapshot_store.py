@@ -24,11 +24,12 @@ from typing_extensions import override
 from pbtrl.core.naming import RUN_NAME
 from pbtrl.core.tensors import Tensors
 from pbtrl.errors import DamagedError, DiskFullError, NewerError, SnapshotError
-from pbtrl.storage.json_files import MAX_BYTES, SCHEMA, parse_object, read_plain_file
+from pbtrl.storage.json_files import MAX_BYTES, SCHEMA, open_plain_file, parse_object
 from pbtrl.system.crash_points import crash_point
 from pbtrl.system.files import (
     is_disk_error,
     make_directory,
+    reason,
     retry_attempts,
     sync_directory,
     translate_disk_errors,
@@ -129,6 +130,7 @@ class SnapshotStore(Store):
 
         Raises:
             SnapshotError: it is missing, a file does not match the manifest, or a file has the wrong content.
+            DiskFullError: it exists, but cannot be read.
         """
         return unpack(name, self.read(name))
 
@@ -182,19 +184,21 @@ class SnapshotStore(Store):
         return sorted(p for kind in (".tmp-*", ".gone-*") for p in self.members.glob(f"*/snapshots/{kind}"))
 
     def read(self, name: str) -> dict[str, bytes]:
-        """Read the files of a snapshot and verify them. Raises like `load`."""
+        """Read the files of a snapshot and verify them; DiskFullError if they exist, but cannot be read."""
         path = self.path(name)
         own = self.members.resolve() / path.relative_to(self.members)
         if any((path / file).resolve() != own / file for file in FILES):
             raise SnapshotError(f"snapshot {name} is a symbolic link, or inside one ({path})")
         try:
-            manifest = read_plain_file(path / MANIFEST, MAX_BYTES + 1)
+            manifest = _bytes(path / MANIFEST, MAX_BYTES + 1)
             hashes = _hashes(name, manifest, path / MANIFEST)
             return {MANIFEST: manifest, **{file: _read(name, path / file, **hashes[file]) for file in HASHED}}
         except (NewerError, SnapshotError):
             raise
-        except (OSError, DamagedError, KeyError, TypeError) as error:
+        except (FileNotFoundError, NotADirectoryError, IsADirectoryError, DamagedError, KeyError, TypeError) as error:
             raise SnapshotError(f"snapshot {name} is missing or incomplete ({path})") from error
+        except OSError as error:  # perhaps it can be read later, so it is not damaged
+            raise DiskFullError(f"cannot read snapshot {name}: {reason(error)} ({path})") from error
 
 
 def pack(name: str, tensors: Mapping[str, np.ndarray], state: Mapping[str, Any]) -> dict[str, bytes]:
@@ -255,6 +259,11 @@ def _object(name: str, files: Files) -> dict[str, Any]:
 
 def _read(name: str, path: Path, *, bytes: int, sha256: str) -> bytes:
     """Read a file and compare it with its manifest; a file of another size is not read at all."""
-    if path.stat().st_size == bytes and hashlib.sha256(data := read_plain_file(path)).hexdigest() == sha256:
+    if path.stat().st_size == bytes and hashlib.sha256(data := _bytes(path)).hexdigest() == sha256:
         return data
     raise SnapshotError(f"snapshot {name}: {path.name} is damaged ({path.parent})")
+
+
+def _bytes(path: Path, most: int = -1) -> bytes:
+    with open_plain_file(path) as file:
+        return file.read(most)

@@ -39,6 +39,12 @@ def check_choice(name: str, value: Any, known: Sequence[str]) -> None:
         raise RunError(f"{name} must be one of {', '.join(known)}, not {value!r:.80}")
 
 
+def check_text(name: str, value: Any) -> None:
+    """Raise RunError if an argument is not a string."""
+    if not isinstance(value, str):
+        raise RunError(f"{name} must be a string, not {value!r:.80}")
+
+
 def check_texts(name: str, value: Any) -> None:
     """Raise RunError if an argument is not a list of strings."""
     if isinstance(value, str) or not isinstance(value, Sequence) or not all(isinstance(x, str) for x in value):

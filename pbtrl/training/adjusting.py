@@ -129,7 +129,7 @@ def _resolved(
     if not items:
         raise RunError("nothing to set: write key=value, or retire=MEMBER")
     chosen = [item.partition("=")[2] for item in items if item.partition("=")[0].strip() == "retire"]
-    retired = [member.strip() for text in chosen for member in text.split(",")]
+    retired = list(dict.fromkeys(member.strip() for text in chosen for member in text.split(",")))
     _check_retired(run, config, population, retired)
     changed, settings = adjust(config, [item for item in items if item.partition("=")[0].strip() != "retire"])
     return RunChanged(settings, tuple(retired), exploration_bounds(changed) if settings else None), changed

@@ -187,8 +187,8 @@ class Controller:
 
     def _write(self, kind: str, *, timing: dict[str, Any] | None = None, **body: Any) -> None:
         clock = {"time": time.time(), "elapsed": self.seconds}
-        record = self.journal.append({"kind": kind, **body, "timing": {**(timing or {}), **clock}})
-        self.population.record(record)
+        line = {"kind": kind, **body, "timing": {**(timing or {}), **clock}}
+        record = self.journal.append(line, accept=self.population.record)
         self._settled = False
         for listener in self.listeners:
             listener.event(record)

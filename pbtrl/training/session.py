@@ -127,7 +127,7 @@ class Session:
                 raise RunError(f"cannot write to {error.filename}: {reason(error)}") from error
             if full:
                 raise DiskFullError(
-                    f"{error}; make room, then: pbtrl resume {cli_reference(run, self.config)}"
+                    f"{error}; make room or mend the disk, then: pbtrl resume {cli_reference(run, self.config)}"
                 ) from error
             raise
 
@@ -155,7 +155,7 @@ class Session:
             raise
         except Exception as error:  # most likely from the user's env; the snapshots are safe, and resume tries again
             log = run.log()
-            with log.open("a") as file:
+            with log.open("a", encoding="utf-8", errors="backslashreplace") as file:
                 file.write(traceback.format_exc())
             return self._failed(f"the final evaluation failed: {type(error).__name__}: {error}; see {log}")
         if not best:

@@ -56,13 +56,15 @@ def start(
 
     Raises:
         ConfigError: the env cannot be made, an agent cannot act in it, or `init_from` does not fit.
-        RunError: the run exists, is in use or cannot be written; or multiprocessing is importing the main module.
+        RunError: the run exists, is in use or cannot be written; it has no name, but shall be resumed or overwritten;
+            or multiprocessing is importing the main module.
     """
     _refuse_while_importing_main()
     streams.reopen()
-    if name is None and (name := config.name) is None:
-        name, if_exists = run_creation.default_name(config.label), "suffix"
+    name = config.name if name is None else name
     prepared, warm = check_start(config, source, root=root, name=name, if_exists=if_exists)
+    if name is None:
+        name, if_exists = run_creation.default_name(config.label), "suffix"
     run = run_creation.create(root, name, if_exists)
     if run.has_begun():
         return resume(run, hooks, command=command, asked=config)
@@ -84,6 +86,8 @@ def check_start(
     config: Config, source: ConfigSource, *, root: Path, name: str | None, if_exists: run_creation.IfExists
 ) -> tuple[Config, WarmStart | None]:  # fmt: skip
     """Make the checks of `start` that create nothing; returns the prepared config, and the snapshot to begin from."""
+    if name is None and if_exists in ("resume", "overwrite"):
+        raise RunError(f"to {if_exists} a run, name it: give --name, or name: in the config")
     prepared = prepare(config, source)
     if resumes(root, name, if_exists):
         return prepared, None

@@ -41,7 +41,7 @@ from pbtrl.storage.sweep_directory import (
 )
 from pbtrl.system.signals import Signals
 from pbtrl.training.session import SessionHooks, SessionResult
-from pbtrl.training.start import start_part
+from pbtrl.training.start import check_warm_start, start_part
 from pbtrl.training.sweep_arms import Arm, ConfigInput, make_arms
 
 DEFAULT_SEEDS = 5
@@ -280,7 +280,8 @@ def plan(
         trusted: import modules that a stored sweep names and `configs` do not.
 
     Raises:
-        ConfigError: an arm cannot run, or `seeds` are neither a number nor a list of different seeds.
+        ConfigError: an arm cannot run or begin from what `init_from` names, or `seeds` are neither a number nor a list
+            of different seeds.
         RunError: there is no such sweep, another one has that name, or the arms would not train equally long.
         DamagedError: sweep.json is damaged.
     """
@@ -291,6 +292,8 @@ def plan(
             names = {arm.text: arm.name for arm in stored.arms}  # another version may have named them
             arms = [replace(arm, name=names.get(arm.text, arm.name)) for arm in arms]
             _check_same(folder, stored, arms, trusted=trusted)
+        else:
+            _check_warm_starts(arms, root)
         values = {key: list({repr(v): v for v in (a.settings[key] for a in arms)}.values()) for key in grid or {}}
     elif name is None:
         raise RunError("name a config to sweep, or a sweep to continue")
@@ -339,6 +342,13 @@ def _new_seeds(wanted: Any, first: int) -> list[int]:
 
 def _is_whole(value: object) -> bool:
     return isinstance(value, Integral) and not isinstance(value, bool)
+
+
+def _check_warm_starts(arms: Sequence[Arm], root: Path) -> None:
+    """Check that the snapshots that `init_from` names exist and fit."""
+    for arm in arms:
+        if arm.source is not None:
+            check_warm_start(arm.config, arm.source, root)
 
 
 def _stored(folder: Path) -> SweepRecord | None:

@@ -40,7 +40,7 @@ class Arm:
         settings: its values of the grid, by dotted name.
         config: the checked and resolved config, without a name.
         experiment: the config's own name, or that of its env or trainable.
-        notes: lines to tell the user.
+        source: text that the config was read from; None if it was stored by a sweep.
     """
 
     name: str
@@ -48,7 +48,12 @@ class Arm:
     settings: Mapping[str, Any]
     config: Config
     experiment: str = ""
-    notes: tuple[str, ...] = ()
+    source: ConfigSource | None = None
+
+    @property
+    def notes(self) -> list[str]:
+        """Lines to tell the user."""
+        return self.source.notes if self.source else []
 
     @property
     def text(self) -> str:
@@ -60,9 +65,7 @@ class Arm:
         """Planned steps of one run, over all its members or trials: FIRE's evaluators and stopped trials count too."""
         config = self.config
         planned = config.strategy.total_steps(config)
-        total = config.population.size * config.steps_per_member if planned is None else planned
-        cap = config.budget.total_steps
-        return total if cap is None else min(cap, total)
+        return config.population.size * config.steps_per_member if planned is None else planned
 
     @property
     def task(self) -> tuple[object, ...]:
@@ -116,7 +119,7 @@ def make_arms(configs: Sequence[ConfigInput], overrides: Sequence[str], grid: Ma
                 mistakes.setdefault(message, []).append(name)
             continue
         unnamed = config_from_dict({key: value for key, value in prepared.to_dict().items() if key != "name"})
-        arms.append(Arm(name, label, values, unnamed, prepared.label, tuple(source.notes)))
+        arms.append(Arm(name, label, values, unnamed, prepared.label, source))
     if mistakes:
         raise ConfigError([_in_arms(affected, names) + message for message, affected in mistakes.items()])
     _check_different(arms)

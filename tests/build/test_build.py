@@ -475,6 +475,12 @@ def test_placement_of_actors_may_change_on_resume() -> None:
         merge_resume_config(stored, cart("acting={mode: actors, processes: 2}"))
 
 
+def test_fewer_steps_on_resume_keep_the_other_limits() -> None:
+    stored = resolve(toy("budget.env_steps_per_member=200"))
+    merged = merge_resume_config(stored, toy("budget={env_steps_per_member: 100, wall_clock: 1h, until_fitness: 5}"))
+    assert merged.budget == stored.budget.model_copy(update={"wall_clock": 3600.0, "until_fitness": 5.0})
+
+
 def test_envs_time_out_where_somebody_replaces_the_process(monkeypatch: pytest.MonkeyPatch) -> None:
     """Also in a process that multiprocessing has not started, such as a worker on Ray."""
     limits: list[float] = []

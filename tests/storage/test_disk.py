@@ -14,7 +14,7 @@ from pathlib import Path
 import pytest
 
 from pbtrl.errors import DiskFullError, RunError
-from pbtrl.storage import snapshot_store
+from pbtrl.storage import json_files, snapshot_store
 from pbtrl.storage.journal import Journal, digest
 from pbtrl.storage.run_lock import RunLock
 from pbtrl.storage.snapshot_store import SnapshotStore
@@ -54,7 +54,7 @@ def test_full_disk_exits_with_75_and_resumes_to_the_same_end(pbtrl: Command, mon
     run = Path("runs/a")
     assert not list(run.rglob(".tmp-*"))
     if after > 2:
-        assert full.err.splitlines()[-1].endswith("; make room, then: pbtrl resume a")
+        assert full.err.splitlines()[-1].endswith("; make room or mend the disk, then: pbtrl resume a")
         assert pbtrl("verify", "a").out.startswith("runs/a: clean")
     assert pbtrl("train", "cart.yaml", "--name", "a", "--if-exists", "resume").code == 0
     golden = Path("runs/golden")
@@ -184,6 +184,24 @@ def test_failing_disk_is_not_blamed_on_a_member(pbtrl: Command, monkeypatch):
         assert "failure" not in kinds(Path("runs/a"))
     assert pbtrl("resume", "a").code == 0
     assert digest(journal(Path("runs/a"))) == digest(journal(Path("runs/golden")))
+
+
+def test_snapshots_that_cannot_be_read_for_a_while_are_kept(pbtrl: Command, monkeypatch):
+    assert pbtrl("train", "cart.yaml", "--name", "a").code == 0
+    before, real = contents(Path("runs/a/members")), json_files._open_nonblocking
+
+    def fails(path: str, flags: int) -> int:
+        if path.endswith(("tensors.safetensors", "MANIFEST.json")):
+            raise OSError(errno.EIO, os.strerror(errno.EIO), path)
+        return real(path, flags)
+
+    with monkeypatch.context() as inside:
+        inside.setattr(json_files, "_open_nonblocking", fails)
+        result = pbtrl("resume", "a", "budget.env_steps_per_member=960")
+    assert (result.code, "Traceback" in result.err) == (75, False)
+    assert "cannot read snapshot m00/000002: Input/output error" in result.err
+    assert contents(Path("runs/a/members")) == before
+    assert pbtrl("resume", "a").code == 0
 
 
 def test_lock_works_without_text_on_a_full_disk(tmp_path: Path, monkeypatch):

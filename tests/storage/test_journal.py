@@ -117,6 +117,16 @@ def test_line_that_readers_would_refuse_is_not_written(tmp_path: Path, line: Lin
     assert journal.path.read_bytes() == before
 
 
+def test_contradicting_line_is_not_written(tmp_path: Path) -> None:
+    population = Population(1, 0, LAST)
+    line = decision_line(assign(population, "m00", parent="m00/000007"))
+    journal = Journal(tmp_path / "journal.jsonl")
+    with pytest.raises(RunError, match=r"this decision: .* m00/000007, which was never made"):
+        journal.append(line, accept=population.record)
+    journal.close()
+    assert journal.path.read_bytes() == b""
+
+
 def test_torn_last_line_is_ignored(tmp_path: Path) -> None:
     lines = short_run()[:3]
     whole = journal_of(tmp_path / "whole", *lines).read_bytes()

@@ -1,7 +1,7 @@
 """Controller loop: retries, stop criteria, interruption and resumption, on a scripted executor."""
 
 from collections import Counter
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import Any
 
@@ -14,6 +14,7 @@ from pbtrl.core.population import Population
 from pbtrl.core.records import Decision, Record, ReportRecord
 from pbtrl.core.search_space import SearchSpace
 from pbtrl.core.stopping import StopCriteria
+from pbtrl.errors import RunError
 from pbtrl.storage.journal import Journal, Line, digest, read_journal, read_lines
 from pbtrl.strategies import Strategy
 from pbtrl.strategies.pbt import PBT
@@ -107,6 +108,26 @@ def test_decision_is_written_before_it_is_submitted(tmp_path: Path) -> None:
     Controller(Population(SIZE, 5, LAST), pbt(), Looking(steady), journal).run()
     journal.close()
     assert seen == [1, 2, 3, 4, 5]
+
+
+def test_contradictory_decision_is_not_written(tmp_path: Path) -> None:
+    """The run can go on when the strategy is corrected."""
+
+    class Confused(PBT):
+        def decide(self, population: Population) -> list[Assignment]:
+            made = super().decide(population)
+            return [replace(a, parent="m00/000077") for a in made] if population.decisions else made
+
+    journal = Journal(tmp_path / "j")
+    with pytest.raises(RunError, match=r"this decision: .* m00/000077, which was never made"):
+        Controller(
+            Population(SIZE, 5, LAST),
+            Confused(space=SPACE, slice_steps=EVERY, horizon=HORIZON),
+            FakeExecutor(steady),
+            journal,
+        ).run()
+    journal.close()
+    assert run_session(tmp_path / "j").reason == "budget"
 
 
 def test_listeners_get_records_after_they_are_applied(tmp_path: Path) -> None:

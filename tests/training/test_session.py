@@ -473,6 +473,15 @@ def test_damaged_run_json_is_rewritten(pbtrl: Command, finished: Path):
     assert pbtrl("verify", "a").out.startswith("runs/a: clean")
 
 
+@pytest.mark.parametrize("action", ["resume", "overwrite"])
+@pytest.mark.parametrize("more", [[], ["--dry-run"]])
+def test_only_a_named_run_is_resumed_or_overwritten(pbtrl: Command, action: str, more: list[str]):
+    refused = pbtrl("train", "cart.yaml", "--if-exists", action, *more)
+    assert (refused.code, refused.out) == (2, "")
+    assert f"to {action} a run, name it: give --name, or name: in the config" in refused.err
+    assert not Path("runs").exists()
+
+
 @pytest.mark.parametrize("left", [0, 20, None])
 @pytest.mark.parametrize(
     "command", [["resume", "a"], ["train", "toy_quadratic", "--name", "a", "--if-exists", "resume"]]

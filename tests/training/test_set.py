@@ -195,7 +195,7 @@ def test_other_strategies(pbtrl: Command, name: str, message: str) -> None:
 
 
 def test_member_retires_once_and_finished_runs_do_not_change(pbtrl: Command, stopped: Path) -> None:
-    set_run(DIRECTORY, ["retire=m01"])
+    assert set_run(DIRECTORY, ["retire=m01,m01"]).count("m01 retired") == 1
     with pytest.raises(RunError, match="m01 is retired already"):
         set_run(DIRECTORY, ["retire=m01"])
     api.resume("a", progress="none")

@@ -624,6 +624,22 @@ def test_unequal_compute_is_refused_unless_allowed(pbtrl: Command) -> None:
     assert pbtrl("sweep", "allowed").code == 0
 
 
+def test_shared_totals_count_whole_blocks() -> None:
+    grid = {"population.size": ["2", "8"]}
+    shared = ["budget.total_steps=10_000", "budget.env_steps_per_member=null", "strategy.ready.slice_steps=512"]
+    arms = plan(["cartpole"], root=Path("none"), grid=grid, overrides=shared, seeds=1, unequal=True).arms
+    assert [arm.steps for arm in arms] == [arm.config.population.size * arm.config.steps_per_member for arm in arms]
+    with pytest.raises(RunError, match="different numbers of steps"):
+        plan(["cartpole"], root=Path("none"), grid=grid, overrides=shared, seeds=1)
+
+
+def test_init_from_is_checked_before_anything_starts(pbtrl: Command) -> None:
+    refused = pbtrl(*COMMAND, "init_from=nonexist")
+    assert (refused.code, refused.out) == (2, "")
+    assert "init_from" in refused.err
+    assert not Path("runs").exists()
+
+
 def test_comparison_is_proposed_only_for_arms_of_one_task(pbtrl: Command) -> None:
     short = [SHORT, "--seeds", "1", "--name", "two", "--progress", "none"]
     result = pbtrl("sweep", "toy_quadratic", "toy_chebykin", *short, "--unequal")
