@@ -31,7 +31,7 @@ class RLSampler(BaseSampler):
     """Sampler whose agent proposes parameters one after another and learns after each batch of trials.
 
     It has no state but a cache: the agent is fitted again from `study.trials`. Parameters that not all trials have are
-    drawn from their range. Pruned and failed trials count as the worst value so far.
+    drawn from their range. Pruned and failed trials count as worse than all others.
 
     Args:
         seed: root of all randomness; None draws one.

@@ -53,6 +53,11 @@ def format_evaluation(member: str, under: str) -> str:
     return f"evaluates {member} under {under}"
 
 
+def format_share(steps: int, budget: int) -> str:
+    """Format the steps of a run as a share of its budget: `46 %`. Some searches exceed the one that was planned."""
+    return f"{100 * steps / max(1, budget):.0f} %" if steps <= budget else "beyond the plan"
+
+
 def format_mixture(counts: Mapping[str, int]) -> str:
     """Format the number of members per agent: `3 impala, 2 a3c, 3 vmpo`."""
     return ", ".join(f"{number} {name}" for name, number in counts.items())

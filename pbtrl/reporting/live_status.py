@@ -184,10 +184,10 @@ class LiveStatus:
 
     @property
     def left(self) -> float | None:
-        """Seconds until the end of the budget at this rate, or of the wall clock; None if unknown."""
+        """Seconds to the end of the budget at this rate, or of the wall clock; None if unknown or beyond the plan."""
         limits = []
-        if self.rate:
-            limits.append(max(0, self.header.budget - self.step) / self.rate)
+        if self.rate and self.step <= self.header.budget:
+            limits.append((self.header.budget - self.step) / self.rate)
         if self._wall_clock is not None:
             limits.append(max(0.0, self._wall_clock - self.elapsed))
         return min(limits, default=None)

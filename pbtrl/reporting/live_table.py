@@ -19,6 +19,7 @@ from pbtrl.reporting.formatting import (
     format_fitness,
     format_mixture,
     format_rank_fitness,
+    format_share,
     format_value,
 )
 from pbtrl.reporting.live_status import Event, LiveStatus, MemberRow
@@ -107,7 +108,7 @@ def _head(status: LiveStatus, width: int) -> Text:
     """Render the progress line, in its short form if the full one does not fit."""
     header = status.header
     done, budget = format_count(status.step), format_count(header.budget)
-    share = f"({100 * status.step / max(1, header.budget):.0f} %)"
+    share = f"({format_share(status.step, header.budget)})"
     rate = f"{format_count(status.rate)} steps/s" if status.rate is not None else "- steps/s"
     elapsed, left = (
         format_duration(status.elapsed),

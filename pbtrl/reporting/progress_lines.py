@@ -9,6 +9,7 @@ from pbtrl.reporting.formatting import (
     format_duration,
     format_fitness,
     format_mixture,
+    format_share,
 )
 from pbtrl.reporting.live_status import ROUTINE, Event, LiveStatus
 from pbtrl.system.strict_json import to_json
@@ -17,11 +18,10 @@ from pbtrl.system.strict_json import to_json
 def plain_line(status: LiveStatus) -> str:
     """Format the progress of a run as plain text."""
     header, best = status.header, status.population.best
-    share = 100 * status.step / max(1, header.budget)
-    known = _fitnesses(status)
+    share, known = format_share(status.step, header.budget), _fitnesses(status)
     parts = [
         f"{format_duration(status.elapsed):>9}",
-        f"{format_count(status.step)} / {format_count(header.budget)} {header.steps} ({share:.0f} %)",
+        f"{format_count(status.step)} / {format_count(header.budget)} {header.steps} ({share})",
         f"{format_count(status.rate)} steps/s" if status.rate is not None else "",
         f"gen {max(0, status.generation)}",
         f"best {best.id} {format_fitness(best.fitness)}  median {format_fitness(statistics.median(known))}"

@@ -51,7 +51,8 @@ def opening_text(
         name: name of the run on the command line; default: the directory's name.
     """
     name = name or run.name
-    budget = f"{format_count(header.horizon)} {header.steps} per member, {format_count(header.budget)} in all"
+    of_all = "in all" if header.total is None else "planned"  # a search may train for fewer steps, or for more
+    budget = f"{format_count(header.horizon)} {header.steps} per member, {format_count(header.budget)} {of_all}"
     if header.frames_per_step > 1:
         budget += f" ({format_count(header.budget * header.frames_per_step)} frames)"
     if wall_clock is not None:

@@ -19,6 +19,7 @@ from pbtrl.reporting.formatting import (
     format_evaluation,
     format_fitness,
     format_rank_fitness,
+    format_share,
     format_value,
 )
 from pbtrl.reporting.labels import labeled
@@ -322,4 +323,4 @@ def _rank_fitness(member: Json) -> float | None:
 
 
 def _share(result: Json) -> str:
-    return f"{100 * result['env_steps'] / max(1, result['steps_budget']):.0f} %"
+    return format_share(result["env_steps"], result["steps_budget"])

@@ -162,9 +162,9 @@ class _Decision:
     def _compute_scores(self, level: int) -> dict[str, float]:
         curves = {
             e.copy.donor: e.curve
-            for e in self._evaluators
+            for e in sorted(self._evaluators, key=lambda e: e.copied_at)  # the newest evaluation of a parent counts
             if _level(e) == level and e.copy and e.copy.donor and len(e.curve.points) >= MIN_POINTS
-            if self._verdicts[e.id].kind not in ("none", "lost")
+            if self._verdicts[e.id].kind not in ("none", "lost") and not self._fire.is_over(e)
         }
         return {
             p: sum(compare(curve, other, self._fire.interval).diff for q, other in curves.items() if q != p)
@@ -185,7 +185,8 @@ class _Decision:
             return None, ""
         rng = self._population.rng(member.id, member.generation + 1, "exploit")
         donor = self._population.members[order[n - 1 - int(rng.integers(top))]]
-        if not donor.healthy or donor.snapshot is None or scores[donor.id] <= scores[member.id]:
+        gap = (scores[donor.id] - scores[member.id]) / n
+        if not donor.healthy or donor.snapshot is None or gap <= exploit.min_gap:
             return None, ""
         return donor, f"exploit {donor.id}, score {scores[donor.id]:.3g} against {scores[member.id]:.3g}"
 
@@ -224,7 +225,12 @@ class _Decision:
 
     def _idle_parents(self, level: int) -> list[Member]:
         """Parents without an evaluator whose newest snapshot has their current weights."""
-        active = {e.copy.donor for e in self._evaluators if e.copy and self._verdict(e).kind in ("continue", "success")}
+        active = {
+            e.copy.donor
+            for e in self._evaluators
+            if e.copy
+            if (kind := self._verdict(e).kind) == "success" or (kind == "continue" and not self._fire.is_over(e))
+        }
         return [
             m
             for m in self._of(level)
@@ -260,7 +266,8 @@ class _Decision:
                 return Verdict("stop", c, f"{child.id} has finished")
             return Verdict("success", c)
         if not c.overlap and steps >= fire.max_eval_steps:
-            return Verdict("stop", c, f"never at the level of {child.id}")
+            above = f"above {child.id}, but does not improve faster"
+            return Verdict("stop", c, above if c.p == 0 else f"never at the level of {child.id}")
         limit = fire.p_value + max(0.0, 1.0 - steps / fire.max_eval_steps)
         if c.overlap and c.p > limit:
             return Verdict("stop", c, f"p {c.p:.2g} above {limit:.2g}")

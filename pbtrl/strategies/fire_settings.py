@@ -28,7 +28,8 @@ class FireSettings(StrategySettings):
     """Settings of FIRE PBT.
 
     Attributes:
-        exploit: rule of every sub-population; only `truncation` and `none` rank by score as well as by fitness.
+        exploit: rule of every sub-population; only `truncation` and `none` rank by score as well as by fitness. For
+            `min_gap` the difference of two scores is divided by the number of scores, which makes it one of fitness.
         explore: rule of every sub-population.
         subpopulations: sizes of P1, P2, ...; all further members are evaluators. By default two sub-populations of
             about equal size, and three evaluators for every four parents.

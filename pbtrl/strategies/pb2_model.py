@@ -9,6 +9,7 @@ from typing import Literal, NamedTuple
 
 import numpy as np
 
+from pbtrl.strategies.results import standard_deviation
 from pbtrl.strategies.time_varying_gp import Floats, GaussianProcess, Kernel, UpperBound, beta, fit
 
 Time = Literal["rounds", "normalized"]
@@ -98,5 +99,5 @@ def _standardized(gains: Floats) -> Floats:
     finite = gains[np.isfinite(gains)]
     if len(finite) == 0:
         return np.full(len(gains), -2.0)
-    clipped: Floats = np.clip((gains - finite.mean()) / (finite.std() or 1.0), -2.0, 2.0)
+    clipped: Floats = np.clip((gains - finite.mean()) / (standard_deviation(finite) or 1.0), -2.0, 2.0)
     return clipped

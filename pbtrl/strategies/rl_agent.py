@@ -13,6 +13,7 @@ from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
+from pbtrl.strategies.results import standard_deviation
 from pbtrl.strategies.rl_rules import AgentRules
 
 if TYPE_CHECKING:
@@ -57,8 +58,8 @@ def gaussian_entropy(sd: torch.Tensor) -> torch.Tensor:
 
 def standardize(rewards: np.ndarray) -> np.ndarray:
     """Return (rewards - mean) / sd; zeros if all rewards are equal."""
-    spread = float(rewards.std())
-    return (rewards - rewards.mean()) / spread if spread > 0 else np.zeros_like(rewards)
+    sd = standard_deviation(rewards)
+    return (rewards - rewards.mean()) / sd if sd > 0 else np.zeros_like(rewards)
 
 
 def ppo_loss(

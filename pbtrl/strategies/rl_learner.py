@@ -13,6 +13,7 @@ import numpy as np
 
 from pbtrl.core.dimensions import Dimension
 from pbtrl.core.values import Value
+from pbtrl.strategies.results import failure_result
 from pbtrl.strategies.rl_agent import SearchAgent, gaussian_kl
 from pbtrl.strategies.rl_model import fit_model
 from pbtrl.strategies.rl_rules import AgentRules, ModelRules
@@ -66,7 +67,8 @@ class Learner:
         self._dimensions, self._rng = [dimensions[place] for place in order], rng
         self._agent_rules, self._model_rules, self._sequential = agent, model, sequential
         self._agent = self._new_agent(0)
-        self._actions, self._rewards = np.empty((0, len(order))), np.empty(0)
+        self._actions = np.empty((0, len(order)))
+        self._results: list[float | None] = []
         self.batches = self.restarts = self._stuck = 0
         self.model_batches: list[int] = []
 
@@ -77,18 +79,20 @@ class Learner:
     def learn(self, batch: Sequence[FinishedTrial]) -> None:
         """Update the agent by one batch of trials, then by batches that the predictive model scores."""
         actions = self._taken(batch)
-        worst = min([t.reward for t in batch if t.reward is not None], default=math.inf)
-        worst = min(worst, *self._rewards, math.inf)
-        fill = worst if math.isfinite(worst) else 0.0
-        rewards = np.array([fill if t.reward is None else t.reward for t in batch])
         self._actions = np.concatenate([self._actions, actions])
-        self._rewards = np.concatenate([self._rewards, rewards])
+        self._results += [t.reward for t in batch]
+        rewards = self._rewards()
         episodes = self._agent.follow(actions)
         spread = float(self._agent.distribution(episodes.inputs)[1].mean())
-        self._agent.update(episodes, rewards, self._entropy_cost)
+        self._agent.update(episodes, rewards[-len(batch) :], self._entropy_cost)
         self.batches += 1
-        self._restart_if_stuck(rewards, spread)
-        self.model_batches.append(self._model_phase(len(batch)))
+        self._restart_if_stuck(rewards, len(batch), spread)
+        self.model_batches.append(self._model_phase(rewards, len(batch)))
+
+    def _rewards(self) -> np.ndarray:
+        """Return the rewards of all trials [N]; those of failed ones move with the worst of all others."""
+        failure = failure_result([r for r in self._results if r is not None])
+        return np.array([failure if r is None else r for r in self._results])
 
     def _new_agent(self, batch: int) -> SearchAgent:
         n = len(self._dimensions)
@@ -123,10 +127,10 @@ class Learner:
     def _entropy_cost(self) -> float:
         return self._agent_rules.entropy_cost * self._agent_rules.entropy_decay**self.batches
 
-    def _restart_if_stuck(self, rewards: np.ndarray, spread: float) -> None:
+    def _restart_if_stuck(self, rewards: np.ndarray, size: int, spread: float) -> None:
         """After some batches without spread and without a good trial, restart by imitating the best trials."""
-        best = np.argsort(-self._rewards, kind="stable")[: math.ceil(BEST * len(self._rewards))]
-        stuck = spread < SPREAD and rewards.max() < self._rewards[best[-1]]
+        best = np.argsort(-rewards, kind="stable")[: math.ceil(BEST * len(rewards))]
+        stuck = spread < SPREAD and rewards[-size:].max() < rewards[best[-1]]
         self._stuck = self._stuck + 1 if stuck else 0
         if self._stuck == PATIENCE:
             self._stuck = 0
@@ -134,13 +138,13 @@ class Learner:
             self._agent = self._new_agent(self.batches)
             self._agent.clone(self._actions[best], CLONING)
 
-    def _model_phase(self, size: int) -> int:
+    def _model_phase(self, rewards: np.ndarray, size: int) -> int:
         """Update the agent by predicted rewards while its policy stays near; returns the number of batches."""
         rules, n = self._model_rules, len(self._dimensions)
         if rules.method == "none" or self.batches < rules.warmup:
             return 0
         rng = self._rng(self.batches, "model")
-        model = fit_model(self._actions, self._rewards, rng)
+        model = fit_model(self._actions, rewards, rng)
         prefixes = self._agent.draw(rng.standard_normal((PREFIXES, n))).inputs
         start = self._agent.distribution(prefixes)
         for batch in range(rules.max_batches):

@@ -8,6 +8,8 @@ from typing import TYPE_CHECKING
 
 import numpy as np
 
+from pbtrl.strategies.results import standard_deviation
+
 if TYPE_CHECKING:
     import torch
 
@@ -42,7 +44,7 @@ def fit_model(actions: np.ndarray, rewards: np.ndarray, rng: np.random.Generator
     import torch
 
     n = actions.shape[1]
-    mean, sd = float(rewards.mean()), float(rewards.std()) or 1.0
+    mean, sd = float(rewards.mean()), standard_deviation(rewards) or 1.0
     x = torch.tensor(np.clip(actions, -1, 1), dtype=torch.float32)
     y = torch.tensor((rewards - mean) / sd, dtype=torch.float32)
     layers = [_uniform(rng, inputs, outputs) for inputs, outputs in ((n, WIDTH), (WIDTH, WIDTH), (WIDTH, 1))]

@@ -13,6 +13,7 @@ from pbtrl.core.messages import Hyperparameters
 from pbtrl.core.population import Population
 from pbtrl.core.search_space import MixedSearchSpace, SearchSpace
 from pbtrl.strategies.brackets import Bracket
+from pbtrl.strategies.results import failure_result
 from pbtrl.strategies.rungs import bracket_trials
 from pbtrl.strategies.trials import space_of
 
@@ -81,6 +82,6 @@ def best_rung_results(
 def _finite(
     trials: Sequence[tuple[tuple[object, ...], float | None]],
 ) -> list[tuple[tuple[object, ...], float | None]]:
-    """Replace the worst results by the worst number among the others; 0 without any."""
-    worst = min((r for _, r in trials if r is not None and math.isfinite(r)), default=0.0)
-    return [(values, worst if r == -math.inf else r) for values, r in trials]
+    """Replace the results of failures by a number."""
+    failure = failure_result([r for _, r in trials if r is not None and math.isfinite(r)])
+    return [(values, failure if r == -math.inf else r) for values, r in trials]

@@ -45,10 +45,10 @@ def started(tmp_path: Path, **fields) -> tuple[JournalWriter, LiveStatus, Clock]
     return w, LiveStatus(w.header, w.population, w.run / "members", clock=clock), clock
 
 
-def copied(tmp_path: Path) -> tuple[JournalWriter, LiveStatus, list, Clock]:
+def copied(tmp_path: Path, **fields) -> tuple[JournalWriter, LiveStatus, list, Clock]:
     """`one_copy`, with every line passed to the live status."""
     source = one_copy(tmp_path / "source")
-    w, standings, clock = started(tmp_path)
+    w, standings, clock = started(tmp_path, **fields)
     events = []
     for line in source.records[1:]:
         w.population.record(line)
@@ -95,6 +95,23 @@ def test_steps_and_rates_are_updated_from_metrics(tmp_path: Path):
     assert standings.step == 250
     assert standings.rate == pytest.approx(250 / 4)
     assert standings.left == pytest.approx(1750 / (250 / 4))
+
+
+def test_search_beyond_its_plan_has_no_share_and_no_time_left(tmp_path: Path):
+    w, standings, _, clock = copied(tmp_path, total=220)
+    w.metrics("m00", 150, perf__env_steps_per_s=25.0)
+    for _ in range(4):
+        clock.now += 1.0
+        standings.refresh()
+    assert (standings.step, standings.left) == (250, None)
+    for text in (drawn(standings), progress_lines.plain_line(standings)):
+        assert "250 / 220 env steps (beyond the plan)" in text
+    status = {"name": "a", "state": "training", "env_steps": 250, "steps_budget": 220, "unit": "env_steps"}
+    assert tables.progress(status) == "a: training, 250 of 220 env steps (beyond the plan)"
+    facts = {"trains": "ALE/Pong-v5", "agent": "impala", "workers": "2 members"}
+    assert "1.0k env steps per member, 220 planned (880 frames)\n" in summary.opening_text(
+        RunDirectory(w.run), w.header, **facts
+    )
 
 
 def test_refreshing_often_costs_nothing(tmp_path: Path, monkeypatch: pytest.MonkeyPatch):

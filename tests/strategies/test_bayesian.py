@@ -199,7 +199,7 @@ def test_trials_are_seen_in_the_order_of_their_ids(monkeypatch: pytest.MonkeyPat
     for place, member in enumerate(population.members.values()):
         member.hyperparameters = {"lr": place / 4}
     first, second = observed(monkeypatch, population, space, {"m02": WORST, "m01": -3.0, "m00": None})
-    assert first[2] == (((0.0,), None), ((0.25,), -3.0), ((0.5,), -3.0))
+    assert first[2] == (((0.0,), None), ((0.25,), -3.0), ((0.5,), -6.0))
     assert second[2] == (*first[2], ((0.1,), None))
     assert first[3] == 4
     assert first[4] == second[4]

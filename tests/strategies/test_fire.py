@@ -199,9 +199,10 @@ def ramp(start: float, stop: float) -> list[float]:
 START = {"m00": 1.0, "m01": 0.9, "m04": 0.5, "m05": 0.4}
 
 
-def evaluating() -> Story:
+def evaluating(exploit: Exploit = RULES) -> Story:
     """Both parents are evaluated under m00: m04 by m06, m05 by m07."""
-    story = Story()
+    strategy = fire()
+    story = Story(strategy=replace(strategy, pbt=replace(strategy.pbt, exploit=exploit)))
     story.turn(START)
     assert {m: (a.donor, a.hparams_donor) for m, a in story.decided.items() if a.hparams_donor} == {
         "m06": ("m04", "m00"),
@@ -251,13 +252,16 @@ def test_an_evaluation_with_overlap_stops_when_it_loses() -> None:
     assert story.decided["m06"].note == "evaluates m04 under m00; before, m04 under m00: p 1 above 0.68"
 
 
-def test_an_evaluation_without_overlap_stops_after_the_longest_time() -> None:
+@pytest.mark.parametrize(
+    ("level", "why"), [(0.5, "never at the level of m00"), (5.0, "above m00, but does not improve faster")]
+)
+def test_an_evaluation_without_overlap_stops_after_the_longest_time(level: float, why: str) -> None:
     story = evaluating()
     for _ in range(2):
-        story.turn({"m00": 1.0, "m01": 0.9, "m06": 0.5, "m07": 0.4})
+        story.turn({"m00": 1.0, "m01": 0.9, "m06": level, "m07": 0.4})
         assert not story.decided["m06"].donor
-    story.turn({"m00": 1.0, "m01": 0.9, "m06": 0.5, "m07": 0.4})
-    assert "m04 under m00: never at the level of m00" in story.decided["m06"].note
+    story.turn({"m00": 1.0, "m01": 0.9, "m06": level, "m07": 0.4})
+    assert f"m04 under m00: {why}" in story.decided["m06"].note
 
 
 def test_an_evaluation_is_lost_with_its_child() -> None:
@@ -285,6 +289,14 @@ def test_parents_are_ranked_by_the_lead_of_their_evaluators() -> None:
     assert story.decided["m04"].scalars["fire/score"] == pytest.approx(-0.4, abs=0.1)
     assert story.decided["m05"].scalars["fire/score"] == pytest.approx(0.4, abs=0.1)
     assert story.decided["m04"].note.startswith("exploit m05, score 0.")
+
+
+@pytest.mark.parametrize(("gap", "donor"), [(0.3, "m05"), (0.5, None)])
+def test_gap_between_scores_is_one_of_fitness(gap: float, donor: str | None) -> None:
+    """The evaluator of m05 leads by 0.4, so the scores are 0.4 and -0.4."""
+    story = evaluating(replace(RULES, min_gap=gap))
+    story.turn({"m00": 1.0, "m01": 0.9, "m06": ramp(0.4, 0.5), "m07": ramp(0.4, 0.9)})
+    assert story.decided["m04"].donor == donor
 
 
 def test_the_second_evaluator_of_a_promoted_child_begins_another() -> None:
@@ -419,6 +431,37 @@ def test_evaluator_of_a_finished_child_begins_another_evaluation() -> None:
     story.report({"m06": LEADING})
     assert story.decide()["m06"].hparams_donor == "m01", "m00 is the best, but will never decide again"
     assert story.decided["m06"].note.endswith("before, m04 under m00: m00 has finished")
+
+
+def test_finished_evaluator_neither_scores_nor_holds_its_parent() -> None:
+    story = Story(strategy=fire(synchronous=False, max_eval_steps=10_000))
+    story.report(START)
+    story.decide()
+    while story.population.members["m06"].step < 600:
+        story.report({"m06": 0.5})
+        story.decide()
+    story.report({"m04": 0.5})
+    assert story.decide()["m04"].scalars == {}
+    story.report({"m07": 0.4}, diverged=["m07"])
+    assert story.decide()["m07"].donor == "m04"
+
+
+def test_newest_evaluation_of_a_parent_is_its_score() -> None:
+    """The evaluators m06 and m07 stop together; m06 takes over the parent of m07, which then has none to begin with."""
+    roles = {"m00": "p1", "m01": "p1", "m02": "p2", "m03": "p2", "m04": "p2"}
+    story = Story(
+        strategy=fire(synchronous=False), roles={**roles, **dict.fromkeys(("m05", "m06", "m07"), "evaluator")}
+    )
+    story.report(dict.fromkeys(roles, 0.0) | {"m00": 5.0})
+    story.decide()
+    story.report({"m05": ramp(0.4, 0.9), "m06": 0.3, "m07": 0.3})
+    story.decide()
+    story.report({"m03": 0.0, "m06": 0.3, "m07": 0.3}, diverged=["m03", "m07"])
+    assert story.decide()["m06"].donor == "m04"
+    story.report({"m06": ramp(0.4, 2.0)})
+    story.decide()
+    story.report({"m02": 0.0})
+    assert story.decide()["m02"].scalars["fire/score"] < 0.0
 
 
 # --- slices that an early stop cut ---

@@ -246,6 +246,7 @@ def test_gains_are_standardized_and_clipped() -> None:
     expected = (np.array(gains) - np.mean(gains)) / np.std(gains)
     assert expected[-1] > 2.0
     assert model(gains).targets == pytest.approx(np.clip(expected, -2.0, 2.0))
+    assert model([0.3] * 10).targets == pytest.approx([0.0] * 10)
 
 
 @pytest.mark.parametrize(("time", "times"), [("rounds", [2.0, 3.0, 4.0]), ("normalized", [0.0, 0.5, 1.0])])

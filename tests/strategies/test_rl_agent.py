@@ -60,7 +60,12 @@ def test_kl_and_loss_equal_literal_transcriptions() -> None:
 
 def test_advantages_have_mean_zero_and_sd_one() -> None:
     np.testing.assert_allclose(standardize(np.array([1.0, 3.0])), [-1.0, 1.0])
-    np.testing.assert_array_equal(standardize(np.full(4, 0.1)), np.zeros(4))
+
+
+@pytest.mark.parametrize("n", [4, 10, 12])
+def test_equal_rewards_have_no_advantage(n: int) -> None:
+    """The mean of 10 or 12 times 0.3 is rounded."""
+    np.testing.assert_array_equal(standardize(np.full(n, 0.3)), np.zeros(n))
 
 
 def test_episodes_record_the_distributions_they_were_drawn_from() -> None:
@@ -166,4 +171,6 @@ def test_model_predicts_a_smooth_reward() -> None:
 
 
 def test_model_of_equal_rewards_predicts_them() -> None:
-    assert fit_model(noise(8), np.full(8, 5.0), np.random.default_rng(0)).predict(noise(2)) == pytest.approx(5, abs=0.5)
+    model = fit_model(noise(10), np.full(10, 0.3), np.random.default_rng(0))
+    assert model.sd == 1.0
+    assert model.predict(noise(2)) == pytest.approx(0.3, abs=0.5)

@@ -148,18 +148,22 @@ def test_only_the_last_slice_is_a_reward() -> None:
 
 
 @pytest.mark.parametrize("bad", [trained, lambda a: died(a, fatal=True), lambda a: trained(a, diverged=True)])
-def test_failed_trials_count_as_the_worst(bad: Result) -> None:
-    strategy = search(slice_steps=600)
-    result = values(play(strategy, lambda a: bad(a) if a.member in ("m01", "m05") else by_lr(a))[0])
-    worst = {**dict.fromkeys(("m01",), slice(0, 4)), **dict.fromkeys(("m05",), slice(0, 8))}
+def test_failed_trial_is_a_standard_deviation_below_the_worst(bad: Result) -> None:
+    strategy = search(slice_steps=600, trials=8)
+    result = values(play(strategy, lambda a: bad(a) if a.member == "m01" else by_lr(a))[0])
+    others = [math.log10(result[i]["lr"]) for i in (0, 2, 3)]
+    worse = min(others) - float(np.std(others))
+    assert values(play(strategy, lambda a: trained(a, worse) if a.member == "m01" else by_lr(a))[0]) == result
 
-    def scored(a: Assignment) -> Report:
-        if a.member not in worst:
-            return by_lr(a)
-        others = [v["lr"] for i, v in enumerate(result[worst[a.member]]) if i not in (1, 5)]
-        return trained(a, math.log10(min(others)))
 
-    assert values(play(strategy, scored)[0]) == result
+def test_failures_stay_below_all_successes(monkeypatch: pytest.MonkeyPatch) -> None:
+    rewards, fit = [], rl_learner.fit_model
+    monkeypatch.setattr(rl_learner, "fit_model", lambda x, y, rng: rewards.append(y.tolist()) or fit(x, y, rng))
+    one = learner(1, model=FEW)
+    for batch, results in enumerate(((None, None), (0.9, None), (-3.0, -2.0))):
+        one.learn([FinishedTrial(2 * batch + i, (0.5,), reward) for i, reward in enumerate(results)])
+    worse = -3.0 - np.std([0.9, -3.0, -2.0])
+    assert rewards == [[0.0, 0.0], [0.0, 0.0, 0.9, 0.0], pytest.approx([worse, worse, 0.9, worse, -3.0, -2.0])]
 
 
 def test_run_in_which_everything_fails_ends() -> None:

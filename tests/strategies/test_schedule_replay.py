@@ -22,6 +22,8 @@ POINTS = ((0, {"lr": 1e-3, "unroll": 5}), (200, {"lr": 2e-3, "unroll": 10}), (30
 
 
 class TestOnTheGrid(PopulationConformance, SearchConformance):
+    draws = False
+
     @classmethod
     def strategy(cls) -> Strategy:
         return ScheduleReplay(schedule=POINTS, slice_steps=cls.slice_steps, horizon=cls.horizon)
@@ -29,6 +31,7 @@ class TestOnTheGrid(PopulationConformance, SearchConformance):
 
 class TestOffTheGrid(SearchConformance):
     horizon = 650
+    draws = False
 
     @classmethod
     def strategy(cls) -> Strategy:

@@ -87,6 +87,7 @@ class TestGrid(TrialConformance):
 
 class TestFixed(TrialConformance):
     steps = 6 * 600
+    draws = False
 
     @classmethod
     def strategy(cls) -> IndependentTrials:

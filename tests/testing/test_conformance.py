@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from collections.abc import Iterator
+from dataclasses import replace
 from typing import Any, ClassVar
 
 import numpy as np
@@ -12,10 +14,12 @@ from gymnasium.spaces import Box
 from pbtrl.agents.settings import AGENTS
 from pbtrl.core.messages import Assignment
 from pbtrl.core.population import Population
+from pbtrl.core.records import Record
 from pbtrl.strategies.pbt import PBT
-from pbtrl.testing import AgentConformance, PopulationConformance, TrainableConformance
+from pbtrl.testing import AgentConformance, PopulationConformance, SearchConformance, TrainableConformance
 from pbtrl.testing.strategies import steady
 from pbtrl.trainables.quadratic import Quadratic
+from tests.fakes import after_one_slice, assign
 
 
 class TestImpala(AgentConformance):
@@ -50,14 +54,46 @@ class Leaking(PBT):
         return super().decide(population)
 
 
+class Constant(PBT):
+    """Strategy that ignores the seed of the run."""
+
+    def decide(self, population: Population) -> list[Assignment]:
+        return [replace(a, hyperparameters={"lr": 1e-3, "unroll": 20}) for a in super().decide(population)]
+
+
+class Plain(PopulationConformance):
+    kind: ClassVar[type[PBT]] = PBT
+
+    @classmethod
+    def strategy(cls) -> PBT:
+        return cls.kind(space=cls.space, slice_steps=cls.slice_steps, horizon=cls.horizon)
+
+
+def test_strategy_that_ignores_the_seed_is_detected() -> None:
+    class Seedless(Plain):
+        kind = Constant
+
+    Plain().test_different_seeds_start_differently()
+    with pytest.raises(AssertionError):
+        Seedless().test_different_seeds_start_differently()
+    Seedless.draws = False
+    Seedless().test_different_seeds_start_differently()
+
+
+def test_weights_of_another_trial_are_detected() -> None:
+    """Those of m100, whose id begins as m10 does."""
+    population = after_one_slice(1.0)
+    assignment = replace(assign(population, "m00"), member="m10", parent="m100/000000")
+
+    class Check(SearchConformance):
+        def moments(self, records: list[Record]) -> Iterator[tuple[Population, list[Assignment]]]:
+            yield population, [assignment]
+
+    with pytest.raises(AssertionError):
+        Check().test_members_never_copy([])
+
+
 def test_stateful_strategy_is_detected(tmp_path_factory: pytest.TempPathFactory) -> None:
-    class Plain(PopulationConformance):
-        kind: ClassVar[type[PBT]] = PBT
-
-        @classmethod
-        def strategy(cls) -> PBT:
-            return cls.kind(space=cls.space, slice_steps=cls.slice_steps, horizon=cls.horizon)
-
     class Stateful(Plain):
         kind = Leaking
 
