@@ -27,7 +27,7 @@ def describe_slices(config: Config) -> str:
     """Describe the length of slices, and the numbers of the config that were rounded up to whole blocks."""
     ready, budget = config.strategy.ready, config.budget.env_steps_per_member
     text = f"{config.slice_steps:,} {config.unit} each"
-    if config.burn_in:
+    if config.burn_in and config.strategy.copies:
         text += f", no copies before {config.burn_in:,}"
     configured = {
         "budget.env_steps_per_member": budget,

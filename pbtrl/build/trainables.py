@@ -6,7 +6,7 @@ What a key may be follows from the annotations of the constructor, as for the se
 from __future__ import annotations
 
 import inspect
-from collections.abc import Iterator, Mapping
+from collections.abc import Collection, Iterator, Mapping
 from dataclasses import field, make_dataclass, replace
 from typing import Any, get_type_hints
 
@@ -17,8 +17,9 @@ from pbtrl.config import registry
 from pbtrl.config.aliases import ALIASES
 from pbtrl.config.pydantic_errors import find_problems
 from pbtrl.config.schema import Config
-from pbtrl.config.wording import unknown
+from pbtrl.config.wording import shown, unknown
 from pbtrl.core.dimensions import Choice, Dimension, IntLogUniform, IntUniform
+from pbtrl.core.tensors import Tensors
 from pbtrl.errors import ConfigProblem
 from pbtrl.trainables.builder import TrainableBuilder, parameters
 
@@ -28,20 +29,29 @@ def trainable_builder(config: Config) -> TrainableBuilder:
 
     Raises:
         ConfigProblem: there is no such trainable, it cannot be imported, a key or hyperparameter is unknown, missing or
-            out of range, or its constructor raises.
+            out of range, its constructor raises, or its state is not arrays of numbers.
     """
+    assert config.trainable is not None
     builder = _unchecked_builder(config)
-    keys = _keys(builder.kind)
+    keys = _keys(builder.kind, dict(builder.structure_of(config.hparams)))
     if problem := next(_problems(config, builder.kind, keys, builder.kwargs), None):
         raise problem
     builder = replace(builder, kwargs=_converted(keys, builder.kwargs))
     try:
-        builder.make(np.random.default_rng(0))
+        state = initial_state(config, builder)
     except ConfigProblem:
         raise
     except Exception as error:  # the class is the user's own code
         raise ConfigProblem(f"cannot be made: {type(error).__name__}: {error}", ("trainable",)) from error
+    if text := _unstorable(state):
+        raise ConfigProblem(f"state_dict of {config.trainable.name}: {text}", ("trainable", "name"))
     return builder
+
+
+def initial_state(config: Config, builder: TrainableBuilder) -> Tensors:
+    """Return the state of a fresh model; of the largest one, if hyperparameters that shape it are searched."""
+    largest = builder.structure_of({name: _largest(dimension) for name, dimension in config.hparams.items()})
+    return builder.make(np.random.default_rng(0), largest).state_dict()
 
 
 def fitness_name(config: Config) -> str:
@@ -68,7 +78,13 @@ def _unchecked_builder(config: Config) -> TrainableBuilder:
 
 def _problems(config: Config, cls: Any, keys: Any, kwargs: Mapping[str, Any]) -> Iterator[ConfigProblem]:
     """Yield what is wrong with the keys of the config's `trainable` section, and with its searched hyperparameters."""
+    assert config.trainable is not None
+    trainable = config.trainable.name
     for problem in find_problems(keys, kwargs, ALIASES):
+        if problem.message == "missing" and (name := problem.paths[0][-1]) in config.hparams:
+            text = f"needs a default in {trainable}, whose constructor gets no searched value that is not structural"
+            yield ConfigProblem(text, ("hparams", name), at_key=True)
+            continue
         at = () if problem.message == "missing" else problem.paths[0]
         text = f"needs {problem.paths[0][-1]}" if problem.message == "missing" else problem.message
         yield ConfigProblem(text, ("trainable", *at), at_key=problem.at_key and bool(at))
@@ -78,9 +94,7 @@ def _problems(config: Config, cls: Any, keys: Any, kwargs: Mapping[str, Any]) ->
         path = ("hparams", name)
         known = [*(tunable or ()), *structural]
         if tunable is not None and name not in known:
-            text = unknown(
-                f"{config.trainable and config.trainable.name} has no such hyperparameter", name, known, ALIASES
-            )
+            text = unknown(f"{trainable} has no such hyperparameter", name, known, ALIASES)
             yield ConfigProblem(text, path, at_key=True)
             continue
         if name in kwargs:
@@ -91,14 +105,39 @@ def _problems(config: Config, cls: Any, keys: Any, kwargs: Mapping[str, Any]) ->
                 f"shapes the model, so weights cannot be copied: {config.strategy.name} needs it fixed under trainable"
             )
             yield ConfigProblem(text, path, at_key=True)
-        for value in _extremes(dimension) if name in keys.__dataclass_fields__ else ():
-            for problem in find_problems(keys, {**kwargs, name: value}, {}):
-                if problem.paths[0][:1] == (name,):
-                    yield ConfigProblem(problem.message, path)
+        if name in keys.__dataclass_fields__:
+            yield from _range_problems(keys, kwargs, name, dimension)
 
 
-def _keys(cls: Any) -> Any:
-    """Make a dataclass of the keys that a class takes from the config, for pydantic to check them against."""
+def _range_problems(keys: Any, kwargs: Mapping[str, Any], name: str, dimension: Dimension) -> Iterator[ConfigProblem]:
+    """Yield what is wrong with the values of a key that is searched."""
+
+    def refusal(value: object) -> str:
+        problems = find_problems(keys, {**kwargs, name: value}, {})
+        return next((problem.message for problem in problems if problem.paths[0][:1] == (name,)), "")
+
+    path = ("hparams", name)
+    whole = refusal(0.5).startswith("must be an integer")
+    if whole and not isinstance(dimension, Choice | IntUniform | IntLogUniform):
+        text = f"{name} is an integer: use int_uniform, int_log_uniform or choice"
+        yield ConfigProblem(text, (*path, "prior"))
+        return
+    for value in _extremes(dimension):
+        text = f"must be an integer, not {shown(value)}" if whole and type(value) is not int else refusal(value)
+        if not text:
+            continue
+        if isinstance(dimension, Choice) or dimension.bounds != "none" or dimension.low <= value <= dimension.high:
+            yield ConfigProblem(text, path)
+        else:
+            allowed = text.removeprefix("must be ").partition(", not ")[0]
+            yield ConfigProblem(f"none is wider than {name} allows ({allowed}): give [low, high]", (*path, "bounds"))
+
+
+def _keys(cls: Any, searched: Collection[str]) -> Any:
+    """Make a dataclass of the keys that a class takes from the config, for pydantic to check them against.
+
+    Those that are `searched` may be missing.
+    """
     prepare = getattr(cls, "prepare", None)
     result = parameters(cls, 1 if prepare is None else 2)
     hints = _hints(cls)
@@ -107,7 +146,7 @@ def _keys(cls: Any) -> Any:
     fields: list[Any] = []
     for name, parameter in result.items():
         if parameter.kind not in (parameter.VAR_KEYWORD, parameter.VAR_POSITIONAL):
-            optional = [] if parameter.default is parameter.empty else [field(default=None)]
+            optional = [field(default=None)] if name in searched or parameter.default is not parameter.empty else []
             fields.append((name, hints.get(name, Any), *optional))
     extra: Any = "allow" if any(p.kind == p.VAR_KEYWORD for p in result.values()) else "forbid"
     keys = make_dataclass("Keys", fields, kw_only=True)
@@ -136,3 +175,23 @@ def _extremes(dimension: Dimension) -> tuple[Any, ...]:
         return dimension.values
     least, most = dimension.limits
     return (least, least + 1, most) if isinstance(dimension, IntUniform | IntLogUniform) else (least, most)
+
+
+def _largest(dimension: Dimension) -> Any:
+    """Return the largest value of a prior; of a choice that is not of numbers, the last one."""
+    if not isinstance(dimension, Choice):
+        return dimension.high
+    numbers = [value for value in dimension.values if isinstance(value, int | float)]
+    return max(numbers) if len(numbers) == len(dimension.values) else dimension.values[-1]
+
+
+def _unstorable(state: object) -> str:
+    """Return why a state is not a dictionary of numeric arrays; empty if it is."""
+    if not isinstance(state, Mapping):
+        return f"must be a dictionary of numpy arrays, not {type(state).__name__}"
+    for name, value in state.items():
+        if not isinstance(value, np.ndarray):
+            return f"{name} must be a numpy array, not {type(value).__name__}"
+        if value.dtype.kind not in "biuf":
+            return f"{name} must be an array of numbers or booleans, not of {value.dtype.name}"
+    return ""

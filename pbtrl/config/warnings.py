@@ -10,6 +10,9 @@ if TYPE_CHECKING:
 
 RAY_ONLY = tuple(name for name in Execution.model_fields if name not in ("backend", "workers", "device", "cohort"))
 
+Idle = tuple[str, object, tuple[str, ...], str]
+"""Path of a section, the section, those of its settings that have no effect, and why."""
+
 
 def find_warnings(config: "Config") -> Iterator[str]:
     """Yield a warning for each setting that is probably a mistake."""
@@ -24,11 +27,10 @@ def find_warnings(config: "Config") -> Iterator[str]:
             f"({config.steps_per_member:,} {config.unit}): nothing is ever exploited"
         )
     yield from config.strategy.warnings(config)
-    if config.execution.backend != "ray":
-        unused = [name for name in RAY_ONLY if getattr(config.execution, name) != getattr(Execution(), name)]
-        yield from (
-            f"execution.{name} has no effect: execution.backend is {config.execution.backend}" for name in unused
-        )
+    for path, section, names, why in _idle(config):
+        defaults = type(section)()
+        changed = [name for name in names if getattr(section, name) != getattr(defaults, name)]
+        yield from (f"{path}.{name} has no effect: {why}" for name in changed)
     for agent, searched in ((c.agent, c.hparams) for c in config.per_agent_configs.values()):
         assert agent is not None
         for name in searched:
@@ -45,3 +47,18 @@ def find_warnings(config: "Config") -> Iterator[str]:
             f"a slice of {config.slice_steps:,} env steps holds about {episodes} episodes of {length:,} steps, "
             f"fewer than fitness.min_episodes ({config.fitness.min_episodes}): members may have no fitness"
         )
+
+
+def _idle(config: "Config") -> Iterator[Idle]:
+    """Yield settings that the backend, the model or the strategy does not use."""
+    execution, strategy = config.execution, config.strategy
+    if execution.backend != "ray":
+        yield "execution", execution, RAY_ONLY, f"execution.backend is {execution.backend}"
+    if config.env is None:
+        why = "a trainable has no episodes"
+        yield "fitness", config.fitness, ("source", "window_episodes", "min_episodes", "episodes"), why
+        yield "final", config.final, ("selection_episodes", "episodes", "max_steps"), why
+    if not strategy.copies and not strategy.explores:
+        why = f"{strategy.name} neither copies nor explores"
+        yield "population", config.population, ("reference_members",), why
+        yield "strategy.ready", strategy.ready, ("burn_in",), why

@@ -24,6 +24,11 @@ Value = bool | int | float | str | None
 """A hyperparameter's value: any JSON scalar."""
 
 
+def integral(value: Value) -> Value:
+    """Return a float without a fraction as an integer, any other value unchanged."""
+    return int(value) if isinstance(value, float) and value.is_integer() else value
+
+
 def _real(value: object) -> object:
     if isinstance(value, bool) or not isinstance(value, int | float):
         raise PydanticCustomError("float_type", "must be a number")

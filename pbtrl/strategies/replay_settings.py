@@ -9,7 +9,7 @@ from typing import TYPE_CHECKING, Annotated, Any, Literal
 from pydantic import BaseModel, ConfigDict, Field
 from typing_extensions import override
 
-from pbtrl.core.values import Whole
+from pbtrl.core.values import Whole, integral
 from pbtrl.errors import ConfigProblem, DimensionError
 from pbtrl.strategies.settings import StrategyContext, StrategySettings
 from pbtrl.system.strict_json import to_json
@@ -87,7 +87,7 @@ class ScheduleReplaySettings(StrategySettings):
                 text = f"needs every searched hyperparameter, also {', '.join(lacking)}"
                 yield ConfigProblem(text, _path(place))
             for name, dimension in space.items():
-                if name in point.values and not dimension.contains(value := point.values[name]):
+                if name in point.values and not dimension.contains(integral(value := point.values[name])):
                     text = f"must be {dimension.domain}, as hparams says, not {_shown(value)}"
                     yield ConfigProblem(text, _path(place, name))
 

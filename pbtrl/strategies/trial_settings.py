@@ -12,7 +12,7 @@ from pydantic import Field
 from typing_extensions import override
 
 from pbtrl.core.dimensions import Choice
-from pbtrl.core.values import MAX_MEMBERS, Value, Whole
+from pbtrl.core.values import MAX_MEMBERS, Value, Whole, integral
 from pbtrl.errors import ConfigProblem, MissingPackageError
 from pbtrl.strategies.brackets import Bracket, Sizes, halving, hyperband, rung_steps
 from pbtrl.strategies.rules import Count
@@ -184,7 +184,7 @@ class FixedSettings(TrialSettings):
             if not dimensions:
                 known = ", ".join(config.space.names) or "none"
                 yield ConfigProblem(f"not a searched hyperparameter; those are: {known}", path, at_key=True)
-            elif not all(dimension.contains(value) for dimension in dimensions):
+            elif not all(dimension.contains(integral(value)) for dimension in dimensions):
                 yield ConfigProblem(f"must be {dimensions[0].domain}, not {value!r}", path, ("hparams", name))
 
     @override

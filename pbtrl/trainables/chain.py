@@ -20,6 +20,8 @@ WIDTH = 0.12
 
 def chain(values: list[float]) -> float:
     """Return the mean over i of exp(-((l_{i+1} - |1 - 2 l_i|) / 0.12)^2), for at least two values in [0, 1]."""
+    if len(values) < 2:
+        raise ValueError(f"a chain needs at least 2 hyperparameters, not {len(values)}")
     return sum(math.exp(-(((b - abs(1 - 2 * a)) / WIDTH) ** 2)) for a, b in pairwise(values)) / (len(values) - 1)
 
 

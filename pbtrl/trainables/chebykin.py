@@ -6,7 +6,7 @@ Q = 1.2 - theta^2. A small h pays at once, but only a linear decay from 1 to 0 i
 """
 
 from collections.abc import Mapping
-from typing import Any
+from typing import Any, ClassVar
 
 import numpy as np
 from typing_extensions import override
@@ -23,16 +23,19 @@ class Chebykin(Trainable):
     Args:
         rng: unused; all members have the same start.
         horizon: T, the number of steps of the linear decay.
+        h: the hyperparameter.
     """
 
-    def __init__(self, rng: np.random.Generator, *, horizon: int = 1000) -> None:
-        self._horizon = horizon
+    tunable: ClassVar = ("h",)
+
+    def __init__(self, rng: np.random.Generator, *, horizon: int = 1000, h: float = 1.0) -> None:
+        self._horizon, self._h = horizon, h
         self._theta, self._distance, self._steps = 0.9, 0.0, 0
 
     @override
     def train(self, steps: int, hyperparameters: Mapping[str, Any], rng: np.random.Generator) -> dict[str, float]:
         """Take `steps` steps with `h`; `rng` is unused."""
-        h = float(hyperparameters["h"])
+        h = float(hyperparameters.get("h", self._h))
         for _ in range(steps):
             if self._steps % SLICE == 0:
                 self._distance += abs(h - (self._horizon - self._steps) / self._horizon)

@@ -8,7 +8,7 @@ so the highest score after the whole duration is 1.
 """
 
 from collections.abc import Mapping
-from typing import Any
+from typing import Any, ClassVar
 
 import numpy as np
 from typing_extensions import override
@@ -25,19 +25,23 @@ class DriftingBandit(Trainable):
         duration: steps in which the optimum drifts from 0.2 to 0.8.
         width: distance from the optimum at which a step gains nothing.
         noise: standard deviation of the noise of an evaluation.
+        h: arm that is pulled.
     """
 
+    tunable: ClassVar = ("h",)
+
     def __init__(
-        self, rng: np.random.Generator, *, duration: int = 200, width: float = 0.3, noise: float = 0.0
+        self, rng: np.random.Generator, *, duration: int = 200, width: float = 0.3, noise: float = 0.0, h: float = 0.5
     ) -> None:
-        self._duration, self._width, self._noise = duration, width, noise
+        self._duration, self._width, self._noise, self._h = duration, width, noise, h
         self._steps, self._score = 0, 0.0
 
     @override
     def train(self, steps: int, hyperparameters: Mapping[str, Any], rng: np.random.Generator) -> dict[str, float]:
         """Take `steps` steps with `h`; `rng` is unused."""
+        h = hyperparameters.get("h", self._h)
         for _ in range(steps):
-            gap = (hyperparameters["h"] - self.optimum) / self._width
+            gap = (h - self.optimum) / self._width
             self._score += (1.0 - gap * gap) / self._duration
             self._steps += 1
         return {"optimum": self.optimum}

@@ -8,7 +8,7 @@ it. So a greedy choice of h at every step is far below the best schedule.
 
 import math
 from collections.abc import Mapping, Sequence
-from typing import Any
+from typing import Any, ClassVar
 
 import numpy as np
 from typing_extensions import override
@@ -25,21 +25,24 @@ class NoisyQuadratic(Trainable):
         curvatures: lambda of each weight.
         start: initial mean of each weight; the initial variance is 0.
         evaluation_noise: standard deviation of the noise on every evaluated Q.
+        learning_rate: h.
     """
+
+    tunable: ClassVar = ("learning_rate",)
 
     def __init__(
         self, rng: np.random.Generator, *, curvatures: Sequence[float] = (1.0, 0.01),
-        start: Sequence[float] = (1.0, 10.0), evaluation_noise: float = 0.02,
+        start: Sequence[float] = (1.0, 10.0), evaluation_noise: float = 0.02, learning_rate: float = 0.1,
     ) -> None:  # fmt: skip
         self._curvatures = [float(curvature) for curvature in curvatures]
         self._mean = [float(mean) for mean in start]
         self._variance = [0.0 for _ in start]
-        self._noise = evaluation_noise
+        self._noise, self._h = evaluation_noise, learning_rate
 
     @override
     def train(self, steps: int, hyperparameters: Mapping[str, Any], rng: np.random.Generator) -> dict[str, float]:
         """Take `steps` SGD steps with `learning_rate`; `rng` is unused, because the moments are exact."""
-        h = float(hyperparameters["learning_rate"])
+        h = float(hyperparameters.get("learning_rate", self._h))
         for i, curvature in enumerate(self._curvatures):
             shrink, noise = 1.0 - h * curvature, h * curvature
             mean, variance = self._mean[i], self._variance[i]

@@ -5,7 +5,7 @@ Q_hat(theta | h) = 1.2 - (h_0 theta_0^2 + h_1 theta_1^2), whose weights are the 
 """
 
 from collections.abc import Mapping, Sequence
-from typing import Any
+from typing import Any, ClassVar
 
 import numpy as np
 from typing_extensions import override
@@ -22,20 +22,25 @@ class Quadratic(Trainable):
         start: initial theta.
         learning_rate: learning rate of the gradient ascent.
         clamp: whether to use max(h, 0); with a negative h the ascent diverges.
+        h0: weight of theta_0 in the surrogate.
+        h1: weight of theta_1 in the surrogate.
     """
+
+    tunable: ClassVar = ("h0", "h1")
 
     def __init__(
         self, rng: np.random.Generator, *, start: Sequence[float] = (0.9, 0.9), learning_rate: float = 0.01,
-        clamp: bool = False,
+        clamp: bool = False, h0: float = 1.0, h1: float = 1.0,
     ) -> None:  # fmt: skip
         self._theta = np.array(start, np.float64)
         self._learning_rate = learning_rate
         self._clamp = clamp
+        self._h = {"h0": h0, "h1": h1}
 
     @override
     def train(self, steps: int, hyperparameters: Mapping[str, Any], rng: np.random.Generator) -> dict[str, float]:
         """Take `steps` gradient steps with `h0` and `h1`; `rng` is unused."""
-        h = np.array([hyperparameters["h0"], hyperparameters["h1"]], np.float64)
+        h = np.array([hyperparameters.get(name, value) for name, value in self._h.items()], np.float64)
         if self._clamp:
             h = np.maximum(h, 0.0)
         for _ in range(steps):

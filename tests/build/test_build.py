@@ -162,6 +162,8 @@ def test_rounded_numbers_are_described():
         "budget.env_steps_per_member 730 to 760, ready.slice_steps 250 to 280, ready.burn_in 300 to 320"
     )
     assert describe.describe_slices(resolve(rounded)) == "280 env steps each, no copies before 320"
+    never = toy("strategy={name: random_search, ready: {slice_steps: 10, burn_in: 20}}")
+    assert describe.describe_slices(never) == "10 steps each"
 
 
 @pytest.mark.usefixtures("four_cores")
@@ -390,6 +392,12 @@ CLASSIFIER = "trainable={name: classifier, data: digits}"
         (["hparams={momentum: {prior: uniform, low: 0.1, high: 0.9, bounds: [-1, 0.9]}}"],
          "hparams.momentum: must be >= 0, not -1"),
         (["hparams={shift: {prior: choice, values: [1, 1.5]}}"], "hparams.shift: must be an integer, not 1.5"),
+        (["hparams={batch_size: {prior: choice, values: [16.0, 32.0]}}"],
+         "hparams.batch_size: must be an integer, not 16.0"),
+        (["hparams={batch_size: {prior: log_uniform, low: 16, high: 32}}"],
+         "hparams.batch_size.prior: batch_size is an integer: use int_uniform, int_log_uniform or choice"),
+        (["hparams={dropout: {prior: uniform, low: 0.1, high: 0.5, bounds: none}}"],
+         "hparams.dropout.bounds: none is wider than dropout allows (>= 0): give [low, high]"),
         (["hparams={channels: {prior: choice, values: [8, 16]}}"],
          "hparams.channels: shapes the model, so weights cannot be copied: pbt needs it fixed under trainable"),
         (["hparams={channels: {prior: choice, values: [8, 9]}}", "strategy={name: random_search}"],
@@ -416,6 +424,59 @@ def test_structural_hyperparameters_can_be_searched_by_fresh_trials():
     first, second = (builder.make(np.random.default_rng(0), (("channels", n),)).state_dict() for n in (4, 8))
     assert first["network.head.weight"].shape == (10, 8)
     assert second["network.head.weight"].shape == (10, 16)
+
+
+class Layered:
+    """Trainable with two required keys, of which one is structural."""
+
+    tunable = ("rate",)
+    structural = ("layers",)
+
+    def __init__(self, rng, *, layers: int, rate: float) -> None:
+        self.weights = np.zeros(layers)
+
+    def state_dict(self):
+        return {"weights": self.weights}
+
+
+NAME = "tests.build.test_build:Layered"
+LAYERED = f"trainable={{name: '{NAME}', rate: 0.1}}"
+
+
+def test_structural_hyperparameter_needs_no_default():
+    search = ["hparams={layers: {prior: choice, values: [2, 8, 4]}}", "strategy={name: random_search}"]
+    assert factory.snapshot_bytes(factory.prepare(toy(LAYERED, *search))) == 8 * 8  # the largest decides
+    search[0] = "hparams={layers: {prior: int_uniform, low: 2, high: 9, bounds: none}}"
+    assert factory.snapshot_bytes(factory.prepare(toy(LAYERED, *search))) == 9 * 8
+    with pytest.raises(ConfigError, match="trainable: needs layers"):
+        factory.prepare(toy(LAYERED, "hparams={}"))
+
+
+def test_other_hyperparameter_needs_a_default():
+    search = "hparams={rate: {prior: uniform, low: 0, high: 1}}"
+    with pytest.raises(ConfigError, match=rf"hparams\.rate: needs a default in {NAME}, whose constructor gets no"):
+        factory.prepare(toy(f"trainable={{name: '{NAME}', layers: 2}}", search))
+
+
+@pytest.mark.parametrize(
+    ("state", "text"),
+    [
+        ([np.zeros(2)], "must be a dictionary of numpy arrays, not list"),
+        ({"steps": 3}, "steps must be a numpy array, not int"),
+        ({"weights": torch.zeros(2)}, "weights must be a numpy array, not Tensor"),
+        ({"names": np.array(["a"])}, "names must be an array of numbers or booleans, not of str32"),
+        ({"weights": np.zeros(2), "steps": np.array([3]), "done": np.array([True])}, None),
+    ],
+)
+def test_state_that_no_snapshot_can_hold_is_refused_at_the_start(monkeypatch, state, text):
+    monkeypatch.setattr(Layered, "state_dict", lambda self: state)
+    config = toy(LAYERED, "hparams={}", "trainable.layers=2")
+    if text is None:
+        assert factory.prepare(config).trainable == config.trainable
+        return
+    with pytest.raises(ConfigError) as caught:
+        factory.prepare(config)
+    assert caught.value.messages == (f"config: trainable.name: state_dict of {NAME}: {text}",)
 
 
 def test_searched_shape_must_be_valid_between_its_ends():

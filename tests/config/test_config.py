@@ -395,6 +395,26 @@ def test_warnings(overrides, warning):
     assert list(find_warnings(config)) == ([] if warning is None else [warning])
 
 
+def test_warnings_for_settings_that_a_trainable_does_not_use():
+    text = "trainable: {name: quadratic}\nbudget: {env_steps_per_member: 100}\n"
+    assert list(find_warnings(parse(text))) == []
+    given = ["fitness={source: evaluation, window_episodes: 20, curve_interval: 2}", "final.max_steps=9"]
+    assert list(find_warnings(parse(text, overrides=given))) == [
+        f"{name} has no effect: a trainable has no episodes"
+        for name in ("fitness.source", "fitness.window_episodes", "final.max_steps")
+    ]
+
+
+def test_warnings_for_settings_of_copies_without_any():
+    given = ["population.reference_members=1", "strategy.ready.burn_in=20_000"]
+    assert list(find_warnings(parse(FIVE_LINES, overrides=given))) == []
+    never = list(find_warnings(parse(FIVE_LINES, overrides=[*given, "strategy.name=random_search"])))
+    assert never == [
+        f"{name} has no effect: random_search neither copies nor explores"
+        for name in ("population.reference_members", "strategy.ready.burn_in")
+    ]
+
+
 def test_warning_for_hyperparameter_without_effect():
     searched = "hparams.rmsprop_epsilon={prior: log_uniform, low: 1e-5, high: 1e-1}"
     message = "hparams.rmsprop_epsilon has no effect: the optimizer of impala is adam"

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
+
 import pytest
 
 from pbtrl.build.factory import make_header, make_strategy
@@ -19,8 +21,8 @@ hparams: {x: {prior: uniform, low: 0, high: 1}, y: {prior: choice, values: [1, 2
 """
 
 
-def config(strategy: str, budget: str = "env_steps_per_member: 81") -> Config:
-    return parse(f"{TEXT}budget: {{{budget}}}\nstrategy: {strategy}\n", "c.yaml")
+def config(strategy: str, budget: str = "env_steps_per_member: 81", overrides: Sequence[str] = ()) -> Config:
+    return parse(f"{TEXT}budget: {{{budget}}}\nstrategy: {strategy}\n", "c.yaml", overrides)
 
 
 @pytest.mark.parametrize(
@@ -84,3 +86,11 @@ def test_lowest_rung_of_a_small_budget_is_one_block() -> None:
 def test_constants_reach_the_strategy() -> None:
     made = make_strategy(config("{name: fixed, values: {y: 2}}"))
     assert made.decide(Population(1, 0))[0].hyperparameters == {"x": 0.5, "y": 2}
+
+
+@pytest.mark.parametrize(
+    "strategy", ["{name: fixed, values: {n: 3e0}}", "{name: schedule_replay, schedule: [{at: 0, n: 3e0}]}"]
+)
+def test_integer_of_a_strategy_may_be_written_as_a_float(strategy: str) -> None:
+    made = config(strategy, overrides=["hparams={n: {prior: int_uniform, low: 0, high: 4}}"])
+    assert repr(make_strategy(made).decide(Population(1, 0))[0].hyperparameters) == "{'n': 3}"

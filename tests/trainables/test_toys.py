@@ -9,11 +9,37 @@ from typing import Any, ClassVar
 import numpy as np
 import pytest
 
+from pbtrl.build.trainables import trainable_builder
+from pbtrl.config.load import parse
+from pbtrl.errors import ConfigProblem
 from pbtrl.testing import TrainableConformance
+from pbtrl.testing.trainables import assert_equal
 from pbtrl.trainables.chebykin import Chebykin
+from pbtrl.trainables.drifting_bandit import DriftingBandit
 from pbtrl.trainables.noisy_quadratic import NoisyQuadratic
+from pbtrl.trainables.quadratic import Quadratic
 
 RNG = np.random.default_rng(0)
+
+TOYS: tuple[tuple[type[Any], dict[str, float]], ...] = (
+    (Quadratic, {"h0": 0.5, "h1": 0.25}), (NoisyQuadratic, {"learning_rate": 0.2}), (Chebykin, {"h": 0.7}),
+    (DriftingBandit, {"h": 0.3}),
+)  # fmt: skip
+
+
+@pytest.mark.parametrize(("kind", "values"), TOYS)
+def test_hyperparameters_that_are_not_searched_are_keys(kind: type[Any], values: dict[str, float]) -> None:
+    searched, fixed = kind(RNG), kind(RNG, **values)
+    searched.train(9, values, RNG)
+    fixed.train(9, {}, RNG)
+    assert_equal(searched.state_dict(), fixed.state_dict())
+
+
+@pytest.mark.parametrize("name", ["quadratic", "noisy_quadratic", "chebykin", "drifting_bandit"])
+def test_hyperparameters_that_a_toy_does_not_use_are_refused(name: str) -> None:
+    text = "budget: {env_steps_per_member: 9}\nhparams: {h2: {prior: uniform, low: 0, high: 1}}\n"
+    with pytest.raises(ConfigProblem, match=rf"hparams.h2: {name} has no such hyperparameter\."):
+        trainable_builder(parse(f"trainable: {{name: {name}}}\n{text}"))
 
 
 class TestNoisyQuadraticConformance(TrainableConformance):
