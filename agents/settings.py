@@ -48,7 +48,7 @@ class NetworkSettings:
         observations: `normalize` (running mean and variance per member, clipped at 10), `raw`, or `auto`, which
             normalizes vectors only. Images are always divided by 255.
         precision: data type of the learner's convolutions: `bfloat16` (autocast), `float32`, or `auto`, which uses
-            bfloat16 if the hardware supports it (it is many times slower otherwise).
+            bfloat16 if the processor supports it (it is many times slower otherwise).
     """
 
     network: Literal["auto", "mlp", "shallow", "nature", "deep"] = "auto"

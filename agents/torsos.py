@@ -168,8 +168,6 @@ def _channels_last(x: Tensor) -> Tensor:
 
 
 def convolution_precision(name: str) -> torch.dtype:
-    """Data type of the learner's convolutions; `auto` is bfloat16 if the hardware supports it."""
-    if name == "auto":
-        fast = torch.cuda.is_available() or torch.cpu._is_avx512_bf16_supported()
-        return torch.bfloat16 if fast else torch.float32
-    return torch.bfloat16 if name == "bfloat16" else torch.float32
+    """Data type of the learner's convolutions; `auto` is bfloat16 if the processor supports it."""
+    low = name == "bfloat16" or (name == "auto" and torch.cpu._is_avx512_bf16_supported())
+    return torch.bfloat16 if low else torch.float32

@@ -515,6 +515,15 @@ def test_initial_weights_of_cores_and_heads_are_orthogonal(net):
 # Choice
 
 
+@pytest.mark.parametrize("fast", [False, True])
+def test_precision_is_that_of_the_processor(fast, monkeypatch):
+    """Whatever GPU there is."""
+    monkeypatch.setattr(torch.cuda, "is_available", lambda: not fast)
+    monkeypatch.setattr(torch.cpu, "_is_avx512_bf16_supported", lambda: fast)
+    precision = make_network(ImpalaSettings(), ATARI, SIX, image=True).torso.precision
+    assert precision == (torch.bfloat16 if fast else torch.float32)
+
+
 def test_settings_choose_the_network():
     assert make_network(ImpalaSettings(hidden=(8,)), (2, 3), Categorical(4), image=False) == MLP(6, (8,), 4)
     relu = ImpalaSettings(hidden=(256, 256), activation="relu")
