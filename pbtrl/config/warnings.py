@@ -8,6 +8,9 @@ from pbtrl.config.sections import Execution
 if TYPE_CHECKING:
     from pbtrl.config.schema import Config
 
+PASS_LIMITS = frozenset({"max_log_ratio", "target_kl"})
+"""Hyperparameters that end an agent's passes over a block."""
+
 RAY_ONLY = tuple(name for name in Execution.model_fields if name not in ("backend", "workers", "device", "cohort"))
 
 Idle = tuple[str, object, tuple[str, ...], str]
@@ -36,6 +39,8 @@ def find_warnings(config: "Config") -> Iterator[str]:
         for name in searched:
             if name.partition("_")[0] in {"adam", "rmsprop"} - {agent.optimizer}:
                 yield f"hparams.{name} has no effect: the optimizer of {agent.name} is {agent.optimizer}"
+            if name in PASS_LIMITS and "epochs" not in searched and getattr(agent, "epochs", None) == 1:
+                yield f"hparams.{name} has no effect: {agent.name} makes one pass over each block (epochs is 1)"
     if config.env is None or config.fitness.source == "evaluation":
         return
     length = config.env.typical_episode

@@ -422,6 +422,15 @@ def test_warning_for_hyperparameter_without_effect():
     assert list(find_warnings(parse(FIVE_LINES, overrides=[searched, "agent.optimizer=adam"]))) == [message]
 
 
+@pytest.mark.parametrize(("agent", "name"), [("impala", "max_log_ratio"), ("ppo", "target_kl")])
+def test_warning_for_a_limit_of_a_single_pass(agent, name):
+    searched = [f"agent.name={agent}", f"hparams.{name}={{prior: log_uniform, low: 0.01, high: 1}}"]
+    message = f"hparams.{name} has no effect: {agent} makes one pass over each block (epochs is 1)"
+    assert list(find_warnings(parse(FIVE_LINES, overrides=[*searched, "agent.epochs=1"]))) == [message]
+    for several in ("agent.epochs=2", "hparams.epochs={prior: choice, values: [1, 2]}"):
+        assert list(find_warnings(parse(FIVE_LINES, overrides=[*searched, several]))) == []
+
+
 def test_warning_for_a_single_member_of_an_agent():
     message = "population.mix has one vmpo, which has no other member to copy without strategy.exploit.across_agents"
     assert list(find_warnings(parse(MIXED))) == [message]
