@@ -102,9 +102,9 @@ class RLCohort(Cohort):
         self._updates += learned.updates
         self._skipped += learned.skipped
         learning = learned.skipped < learned.updates
-        self._learned += learning
         for name, value in learned.metrics.items():
-            self._sums[name] = self._sums.get(name, 0.0) + torch.where(learning, value, 0.0)
+            new = torch.stack([torch.where(learning, value, 0.0), learning])
+            self._totals[name] = self._totals.get(name, 0.0) + new
         self._draw_curve()
         return self._done >= self._length
 
@@ -169,8 +169,8 @@ class RLCohort(Cohort):
         rows = []
         for slot, a in enumerate(self._assignments):
             row: dict[str, float] = {"step": a.start + self._done, "perf/env_steps_per_s": steps / max(seconds, 1e-9)}
-            if blocks := int(self._learned[slot]):
-                row |= {name: float(total[slot]) / blocks for name, total in self._sums.items()}
+            totals = {name: both[:, slot].tolist() for name, both in self._totals.items()}
+            row |= {name: total / count for name, (total, count) in totals.items() if count}
             row |= self._skips(slot)
             fixed = (TUNED & self._consumed.keys()) - a.hyperparameters.keys()
             row |= {f"hparams/{name}": self._used(name, slot) for name in sorted(fixed)}
@@ -275,8 +275,7 @@ class RLCohort(Cohort):
         return {SKIPPED_UPDATES: float(skipped), UPDATES: float(self._updates[slot])}
 
     def _clear_metrics(self) -> None:
-        self._sums: dict[str, Any] = {}
-        self._learned = torch.zeros(len(self.members), dtype=torch.int64)
+        self._totals: dict[str, Any] = {}  # [2, P]: sum over the updates that have the metric, and their number
         self._since, self._since_step = time.monotonic(), self._done
 
 

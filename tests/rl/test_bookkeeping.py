@@ -142,6 +142,22 @@ def test_metrics_cover_updates_since_the_last_report(monkeypatch: pytest.MonkeyP
     cohort.close()
 
 
+def test_metrics_average_only_updates_that_have_them() -> None:
+    """UNREAL has auxiliary losses only once its replay is long enough."""
+    cohort = begun(builder("probe/Bandit-v0"))
+    learn, extra = cohort.learn, iter([{}, {}, *[{"loss/later": torch.tensor([1.0, 3.0])}] * 3])
+
+    def learn_more(block: Any) -> Any:
+        learned = learn(block)
+        return replace(learned, metrics={**learned.metrics, **next(extra)})
+
+    cohort.learn = learn_more  # type: ignore[method-assign]
+    for _ in range(5):
+        cohort.advance()
+    assert [row["loss/later"] for row in cohort.metrics()] == [1.0, 3.0]
+    cohort.close()
+
+
 def test_episode_metrics_average_the_last_twenty() -> None:
     cohort = begun(builder(CARTPOLE))
     while any(len(episodes.returns) < 30 for episodes in cohort.rollout.episodes):  # type: ignore[union-attr]
