@@ -91,7 +91,7 @@ class Report:
         hyperparameters: the *effective* hyperparameters, read back from the learner.
         assigned: the assignment's hyperparameters, which the worker compared with the effective ones.
         returns: what `fitness.metric` measured, by default the raw return, in the training episodes that began after
-            the last copy and ended in the slice.
+            the last copy of weights and ended in the slice.
         lengths: lengths of these episodes (env steps), including those that the metric could not measure.
         evaluation: raw returns of the evaluation episodes at the end of the slice, if the fitness uses them.
         curve: points (step, mean return) inside the slice.
