@@ -85,8 +85,9 @@ class ActorCritic(ABC):
     @property
     def recorded(self) -> MLP | None:
         """The network, if autograd need not run through it."""
-        plain = type(self).unroll is ActorCritic.unroll
-        return self.net if plain and isinstance(self.net, MLP) and self.net.inputs > 1 else None
+        if type(self).unroll is not ActorCritic.unroll or not isinstance(self.net, MLP):
+            return None
+        return self.net if type(self.net).unroll is MLP.unroll and self.net.inputs > 1 else None
 
     @property
     def closed_form(self) -> bool:

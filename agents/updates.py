@@ -6,7 +6,7 @@ network together. A part stays valid when the parameters change, so it may serve
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterable
+from collections.abc import Callable, Iterable, Sequence
 from dataclasses import dataclass
 from itertools import pairwise
 from typing import TYPE_CHECKING, Any
@@ -20,6 +20,7 @@ from pbtrl.agents.types import Hyperparameters, Inputs, State, Tensors, Trajecto
 
 if TYPE_CHECKING:
     from pbtrl.agents.actor_critic import ActorCritic
+    from pbtrl.agents.networks import MLP
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -78,7 +79,7 @@ class Group:
     members: slice | Tensor
     params: Views
     h: Hyperparameters
-    parts: Iterable[Part]
+    parts: Sequence[Part]
 
 
 def gradients(agent: ActorCritic, state: State, groups: Iterable[Group]) -> Tensors:
@@ -95,8 +96,9 @@ def gradients(agent: ActorCritic, state: State, groups: Iterable[Group]) -> Tens
         flat = state.grads if whole else torch.zeros(p, state.grads.shape[1])
         grads = state.grad_views if whole else agent.layout.views(flat)
         differentiate = _by_formula if agent.closed_form else _by_autograd
+        network = agent.recorded if len(group.parts) == 1 else None  # it overwrites the gradients of other parts
         for part in group.parts:
-            terms = differentiate(agent, group.params, group.h, part, grads)
+            terms = differentiate(agent, network, group, part, grads)
             sums = {name: sums[name] + value for name, value in terms.items()} if sums else terms
         if not whole:
             state.grads[group.members] = flat
@@ -105,9 +107,9 @@ def gradients(agent: ActorCritic, state: State, groups: Iterable[Group]) -> Tens
 
 
 @quiet
-def _by_formula(agent: ActorCritic, params: Views, h: Hyperparameters, part: Part, grads: Views) -> Tensors:
+def _by_formula(agent: ActorCritic, network: MLP | None, group: Group, part: Part, grads: Views) -> Tensors:
     """Add the gradients of a part, whose loss has a closed form, to `grads`; return the metrics."""
-    steps, network = part.actions.shape[1], agent.recorded
+    params, steps = group.params, part.actions.shape[1]
     if network:
         with torch.no_grad():
             head, values, write_gradients = network.record(params, part.inputs, steps)
@@ -126,7 +128,7 @@ def _by_formula(agent: ActorCritic, params: Views, h: Hyperparameters, part: Par
             values=values.detach(),
             extra_loss_inputs=part.extra,
         )
-        result, live = agent.derivatives(inputs, policy.entropy, h), inputs.live.numpy()
+        result, live = agent.derivatives(inputs, policy.entropy, group.h), inputs.live.numpy()
         by_head, by_free = policy.gradient(result.by_log_probs, result.by_entropies)
         slopes = torch.from_numpy(by_head), torch.from_numpy(result.by_values)
         if network:
@@ -139,12 +141,12 @@ def _by_formula(agent: ActorCritic, params: Views, h: Hyperparameters, part: Par
     return {**metrics, "loss/log_ratio": torch.from_numpy((abs(log_rhos) * part.weights.numpy()).sum((1, 2)))}
 
 
-def _by_autograd(agent: ActorCritic, params: Views, h: Hyperparameters, part: Part, grads: Views) -> Tensors:
+def _by_autograd(agent: ActorCritic, network: MLP | None, group: Group, part: Part, grads: Views) -> Tensors:
     """Add the gradients of a part to `grads`; return the metrics."""
-    ends, extra_outputs, steps = list[Tensor](), Tensors(), part.actions.shape[1]
-    if agent.recorded:
+    params, ends, extra_outputs, steps = group.params, list[Tensor](), Tensors(), part.actions.shape[1]
+    if network:
         with torch.no_grad():
-            head, values, write_gradients = agent.recorded.record(params, part.inputs, steps)
+            head, values, write_gradients = network.record(params, part.inputs, steps)
         ends = [head.requires_grad_(), values.requires_grad_()]
     else:
         head, values, extra_outputs = agent.unroll(params, part.inputs, part.rnn_state, part.starts, part.extra)
@@ -157,7 +159,7 @@ def _by_autograd(agent: ActorCritic, params: Views, h: Hyperparameters, part: Pa
         values=values,
         extra_loss_inputs=part.extra | extra_outputs,
     )
-    loss = agent.loss(inputs, h)
+    loss = agent.loss(inputs, group.h)
     result = torch.autograd.grad(loss.total, [*ends, *params.values()], torch.ones_like(loss.total), allow_unused=True)
     if ends:  # the gradients by the parameters are those of a loss that reads them itself
         with torch.no_grad():

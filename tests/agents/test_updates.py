@@ -1,5 +1,7 @@
 """Gradients of an update: closed forms and networks outside autograd against autograd itself."""
 
+from dataclasses import replace
+
 import pytest
 import torch
 
@@ -8,6 +10,7 @@ from pbtrl.agents.actor_critic import ActorCritic
 from pbtrl.agents.impala import Impala
 from pbtrl.agents.loss_inputs import LossOutput
 from pbtrl.agents.mlp_stacks import ACTIVATIONS
+from pbtrl.agents.networks import MLP
 from pbtrl.agents.policy_gradient import PolicyGradient
 from pbtrl.agents.ppo import PPO
 from tests.agent_fixtures import agent, block, fresh, live
@@ -80,10 +83,34 @@ class Decayed(Impala):
         return LossOutput(0.1 * decay - batch.log_probs.flatten(1).sum(-1), {"decay": decay})
 
 
-def test_closed_form_is_only_that_of_its_own_loss():
+class Cautious(Impala):
+    def maybe_normalize(self, advantages, mask):
+        return 0.5 * super().maybe_normalize(advantages, mask)
+
+
+class Halved(Impala):
+    def reduce(self, loss, batch):
+        return 0.5 * super().reduce(loss, batch)
+
+
+@pytest.mark.parametrize("kind", [Decayed, Cautious, Halved])
+def test_closed_form_is_only_that_of_its_own_loss(kind):
     learner = agent()
-    own = Decayed(learner.settings, learner.shape, learner.image, learner.net, learner.policy)
+    own = kind(learner.settings, learner.shape, learner.image, learner.net, learner.policy)
     assert (learner.closed_form, own.closed_form) == (True, False)
+
+
+@pytest.mark.parametrize("kind", [Impala, Decayed])
+def test_gradients_of_several_parts_are_summed(kind):
+    learner = agent()
+    learner = kind(learner.settings, learner.shape, learner.image, learner.net, learner.policy)
+    state, h = fresh(learner, MEMBERS), live(learner, 3)
+    batch, found = learner._batch(state, block(learner, MEMBERS), h), []
+    (one,), (other,) = (learner._prepare(state, batch, h, envs) for envs in (slice(0, 2), slice(2, 5)))
+    for parts in (one.parts, other.parts, [*one.parts, *other.parts]):
+        updates.gradients(learner, state, [replace(one, parts=parts)])
+        found.append(state.grads.clone())
+    torch.testing.assert_close(found[2], found[0] + found[1], rtol=1e-4, atol=1e-5)
 
 
 @pytest.mark.parametrize("name", ["impala", "decayed", "vmpo", "ppo"])
@@ -109,11 +136,21 @@ def test_only_a_plain_mlp_stays_outside_autograd():
             return 2.0 * head, values, extra
 
     learner = agent()
-    own = Own(learner.settings, learner.shape, learner.image, learner.net, learner.policy)
+
+    class OwnNet(MLP):
+        def unroll(self, params, inputs, rnn_state, starts=None):
+            head, values = super().unroll(params, inputs, rnn_state, starts)
+            return 2.0 * head, values
+
+    net = learner.net
+    own = Own(learner.settings, learner.shape, learner.image, net, learner.policy)
+    other = replace(learner, net=OwnNet(net.inputs, net.hidden, net.outputs, net.activation))
     assert own.recorded is None
+    assert other.recorded is None
     assert agent(core="lstm", core_units=8).recorded is None
     data, h = block(learner, MEMBERS), live(learner, 3)
     assert not torch.equal(gradients(own, data, h)[0], gradients(learner, data, h)[0])
+    assert torch.equal(gradients(own, data, h)[0], gradients(other, data, h)[0])
 
 
 @pytest.mark.parametrize("name", ["impala", "ppo"])
