@@ -12,7 +12,7 @@ from typing_extensions import override
 
 from pbtrl.agents.loss_inputs import LossInputs
 from pbtrl.agents.policy_gradient import PolicyGradient
-from pbtrl.agents.returns import gae, vtrace
+from pbtrl.agents.returns import ReturnInputs
 from pbtrl.agents.types import Hyperparameters
 
 
@@ -23,17 +23,16 @@ class A3C(PolicyGradient):
     @override
     def targets(self, batch: LossInputs, h: Hyperparameters) -> list[Tensor]:
         """Compute value targets and advantages."""
-        return self.estimate(batch, batch.values, h)
+        return self.estimate(batch, batch.returns, batch.values)
 
-    def estimate(self, batch: LossInputs, values: Tensor, h: Hyperparameters) -> list[Tensor]:
+    def estimate(self, batch: LossInputs, returns: ReturnInputs, values: Tensor) -> list[Tensor]:
         """Compute targets and advantages from values [p, T+1, B]: GAE (Schulman et al. 2016, arXiv 1506.02438, eq. 16).
 
         With several minibatches it is V-trace (IMPALA), because the policy has changed before all but the first.
         """
         if self.settings.minibatches == 1:
-            return batch.compute_targets(gae, values, lambda_=h["lambda_"][:, None])
-        log_rhos = batch.log_rhos.movedim(1, 0)
-        return batch.compute_targets(vtrace, values, log_rhos=log_rhos, lambda_=h["lambda_"][:, None])
+            return returns.gae(values)
+        return returns.vtrace(values, batch.log_rhos)
 
 
 make = A3C.make

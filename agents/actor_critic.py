@@ -26,7 +26,7 @@ from pbtrl.agents.distributions import Distribution, distribution
 from pbtrl.agents.layers import Layout
 from pbtrl.agents.loss_inputs import Derivatives, LossInputs, LossOutput, with_prefix, without_prefix
 from pbtrl.agents.networks import MLP, Net, make_network
-from pbtrl.agents.returns import effective_unroll, unroll_cuts, unroll_starts
+from pbtrl.agents.returns import ReturnInputs, effective_unroll, unroll_cuts, unroll_starts
 from pbtrl.agents.settings import ActorCriticSettings
 from pbtrl.agents.types import ActOutput, Hyperparameters, Inputs, State, Tensors, Trajectory, UpdateResult, Views
 from pbtrl.agents.updates import Batch, Group, Part, gradients, shares
@@ -310,11 +310,15 @@ class ActorCritic(ABC):
         if self.rewards == "normalize":
             self._count_returns(state, block, h["gamma"])
         cuts = unroll_cuts(h["unroll_length"], time)
+        returns = ReturnInputs(
+            rewards=self.transform_rewards(state, block.rewards),
+            discounts=h["gamma"][:, None, None] * ~block.terminated,
+            lambda_=h["lambda_"],
+            cuts=cuts.T[..., None] | block.done,
+        )
         return Batch(
             block=block,
-            rewards=_time_major(self.transform_rewards(state, block.rewards)),
-            discounts=_time_major(h["gamma"][:, None, None] * ~block.terminated),
-            cuts=cuts[:, :, None] | block.done.movedim(1, 0),
+            returns=returns,
             unroll_cuts=cuts,
             starts=unroll_starts(cuts),
             mask=mask,
@@ -360,9 +364,7 @@ class ActorCritic(ABC):
                     params=params,
                     behavior=block.policy[at],
                     actions=actions,
-                    rewards=batch.rewards[at],
-                    discounts=batch.discounts[at],
-                    cuts=batch.cuts[:, members, chunk],
+                    returns=batch.returns.part(members, chunk),
                     starts=starts,
                     mask=batch.mask[at],
                     live=live,
@@ -423,8 +425,3 @@ class ActorCritic(ABC):
         frames = None if self.needs_full_batch else self.net.frames
         width = envs.stop - envs.start if frames is None else max(1, frames // steps)
         return (slice(i, min(envs.stop, i + width)) for i in range(envs.start, envs.stop, width))
-
-
-def _time_major(x: Tensor) -> Tensor:
-    """Copy [P, T, ...] into memory in the order [T, P, ...], in which returns are computed fastest."""
-    return x.movedim(1, 0).contiguous().movedim(0, 1)

@@ -305,10 +305,10 @@ class Feudal(A3C):
         intrinsic = extra["intrinsic"][:, 1:].detach()
         if self.rewards == "normalize":
             intrinsic = intrinsic * (1.0 - h["gamma"])[:, None, None]
-        rewards = batch.rewards + h["intrinsic_cost"][:, None, None] * intrinsic
-        worker = super().loss(replace(batch, rewards=rewards), h)
-        manager = replace(batch, discounts=h["manager_gamma"][:, None, None] * extra["goes_on"])
-        targets, advantages = self.estimate(manager, extra["manager"], h)
+        rewards = batch.returns.rewards + h["intrinsic_cost"][:, None, None] * intrinsic
+        worker = super().loss(replace(batch, returns=replace(batch.returns, rewards=rewards)), h)
+        manager = replace(batch.returns, discounts=h["manager_gamma"][:, None, None] * extra["goes_on"])
+        targets, advantages = self.estimate(batch, manager, extra["manager"])
         steps = torch.arange(mask.shape[1])[:, None] + extra["goal_horizons"]
         ends = extra["states"].gather(1, steps[..., None].expand(-1, -1, -1, self.net.units))
         cosines = (direction(ends - extra["states"][:, :-1]) * extra["goals"][:, :-1]).sum(-1)

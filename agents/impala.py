@@ -10,7 +10,6 @@ from typing_extensions import override
 
 from pbtrl.agents.loss_inputs import LossInputs
 from pbtrl.agents.policy_gradient import PolicyGradient
-from pbtrl.agents.returns import vtrace
 from pbtrl.agents.types import Hyperparameters
 
 
@@ -21,8 +20,8 @@ class Impala(PolicyGradient):
     @override
     def targets(self, batch: LossInputs, h: Hyperparameters) -> list[Tensor]:
         """Compute V-trace targets and advantages (equation 1 of the paper)."""
-        clips = {name: h[name][:, None] for name in ("rho_bar", "c_bar", "pg_rho_bar", "lambda_")}
-        return batch.compute_targets(vtrace, batch.values, log_rhos=batch.log_rhos.movedim(1, 0), **clips)
+        clips = {name: h[name] for name in ("rho_bar", "c_bar", "pg_rho_bar")}
+        return batch.returns.vtrace(batch.values, batch.log_rhos, **clips)
 
 
 make = Impala.make

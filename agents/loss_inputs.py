@@ -4,11 +4,11 @@ from __future__ import annotations
 
 from collections.abc import Callable
 from dataclasses import dataclass
-from typing import Any
 
 from torch import Tensor
 
 from pbtrl.agents.arrays import Array
+from pbtrl.agents.returns import ReturnInputs
 from pbtrl.agents.types import State, Tensors, Views
 
 
@@ -41,31 +41,7 @@ class NetworkOutputs:
 
 
 @dataclass(frozen=True, kw_only=True)
-class ReturnInputs:
-    """Inputs of the return targets of some transitions.
-
-    Attributes:
-        rewards: [p, T, B] transformed rewards.
-        discounts: [p, T, B] gamma, and 0 at termination.
-        cuts: [T, p, B] bool; true where nothing propagates back from the next step.
-    """
-
-    rewards: Tensor
-    discounts: Tensor
-    cuts: Tensor
-
-    def compute_targets(
-        self, returns: Callable[..., tuple[Tensor, Tensor]], values: Tensor, **given: Any
-    ) -> list[Tensor]:
-        """Apply a function of `agents.returns` to values [p, T+1, B]; return targets and advantages, both [p, T, B]."""
-        discounts, rewards, values = (x.movedim(1, 0) for x in (self.discounts, self.rewards, values.detach()))
-        targets = returns(discounts=discounts, rewards=rewards, values=values[:-1], bootstrap_value=values[-1],
-                          cuts=self.cuts, **given)  # fmt: skip
-        return [x.movedim(0, 1) for x in targets]
-
-
-@dataclass(frozen=True, kw_only=True)
-class LossInputs(ReturnInputs, NetworkOutputs):
+class LossInputs(NetworkOutputs):
     """Tensors that a loss is computed from, for p members of a cohort and some of their envs.
 
     Attributes:
@@ -75,6 +51,7 @@ class LossInputs(ReturnInputs, NetworkOutputs):
         behavior: [p, T, B, K] distribution parameters of the behavior policy.
         actions: [p, T, B, ...] actions taken, as stored by the distribution.
         values: [p, T+1, B], also for the block's last observation.
+        returns: rewards, discounts and cuts, from which it computes targets and advantages.
         starts: [p, T+1] bool; true where an unroll begins.
         extra_loss_inputs: additional tensors from the agent's `extra_loss_inputs` and `unroll`.
     """
@@ -84,6 +61,7 @@ class LossInputs(ReturnInputs, NetworkOutputs):
     params: Views
     behavior: Tensor
     actions: Tensor
+    returns: ReturnInputs
     starts: Tensor
 
 

@@ -21,7 +21,6 @@ from pbtrl.agents import losses
 from pbtrl.agents.actor_critic import ActorCritic
 from pbtrl.agents.arrays import Array
 from pbtrl.agents.loss_inputs import Derivatives, LossOutput, NetworkOutputs
-from pbtrl.agents.returns import gae
 from pbtrl.agents.settings import PPOSettings
 from pbtrl.agents.types import Hyperparameters, Inputs, State, Tensors
 from pbtrl.agents.updates import Batch, Group, Part, shares
@@ -180,7 +179,7 @@ class PPO(ActorCritic):
     def _units(self, state: State, batch: Batch, h: Hyperparameters) -> Units:
         """Compute advantages and value targets, and split the block into its units."""
         block, values = batch.block, self.values(state, batch)
-        targets, advantages = batch.compute_targets(gae, values, lambda_=h["lambda_"][:, None])
+        targets, advantages = batch.returns.gae(values)
         inputs = self.preprocess(state, block.inputs(slice(None), slice(None))[:, :-1])
         actions = self._split(block.actions)
         return Units(

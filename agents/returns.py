@@ -1,12 +1,16 @@
-"""Return targets as pure functions of time-major tensors.
+"""Return targets as pure functions of time-major tensors, and as methods of a block's steps, members first.
 
-Axes: `[T time, ...]`, and with a population `[T time, P member, B env]`. All axes but T are elementwise, so members
-never mix. `discounts` is gamma while an episode continues and 0 after its last step. `V_t` is the value of the state
-*before* step t; `r_t` and `discount_t` result from step t.
+Axes of the functions: `[T time, ...]`, and with a population `[T time, P member, B env]`. All axes but T are
+elementwise, so members never mix. `discounts` is gamma while an episode continues and 0 after its last step. `V_t` is
+the value of the state *before* step t; `r_t` and `discount_t` result from step t.
 
 The arithmetic is numpy's (see `arrays`), so there are no gradients.
 """
 
+from __future__ import annotations
+
+import functools
+from dataclasses import dataclass
 from typing import Any
 
 import numpy as np
@@ -17,7 +21,61 @@ from pbtrl.agents.arrays import Array, quiet
 from pbtrl.agents.shapes import check_leading, check_same_shape
 
 
-@quiet
+@dataclass(frozen=True, kw_only=True)
+class ReturnInputs:
+    """Steps of p members that return targets are computed for, with what does not depend on the weights.
+
+    Attributes:
+        rewards: [p, T, B] transformed rewards.
+        discounts: [p, T, B] gamma, and 0 at termination.
+        lambda_: [p] decay of the trace.
+        cuts: [p, T, B] bool; true where nothing propagates back from the next step.
+    """
+
+    rewards: Tensor
+    discounts: Tensor
+    lambda_: Tensor
+    cuts: Tensor
+
+    def part(self, members: slice, envs: slice) -> ReturnInputs:
+        """Return the steps of some members in some of their envs."""
+        at = members, slice(None), envs
+        return ReturnInputs(
+            rewards=self.rewards[at], discounts=self.discounts[at], lambda_=self.lambda_[members], cuts=self.cuts[at]
+        )
+
+    def vtrace(
+        self,
+        values: Tensor,
+        log_rhos: Tensor,
+        *,
+        rho_bar: Tensor | float = 1.0,
+        c_bar: Tensor | float = 1.0,
+        pg_rho_bar: Tensor | float = 1.0,
+    ) -> list[Tensor]:
+        """Compute targets and advantages [p, T, B], as the function `vtrace` does.
+
+        Args:
+            values: [p, T+1, B], of which the last bootstraps.
+            log_rhos: [p, T, B].
+            rho_bar: a number, or one per member [p].
+            c_bar: as `rho_bar`.
+            pg_rho_bar: as `rho_bar`.
+        """
+        bars = (x.numpy()[:, None] if isinstance(x, Tensor) else x for x in (rho_bar, c_bar, pg_rho_bar))
+        return [_member_major(x) for x in _vtrace(*self._arrays, _time_major(values), _time_major(log_rhos), *bars)]
+
+    def gae(self, values: Tensor) -> list[Tensor]:
+        """Compute targets and advantages [p, T, B] from values [p, T+1, B], as the function `gae` does."""
+        return [_member_major(x) for x in _gae(*self._arrays, _time_major(values))]
+
+    @functools.cached_property
+    def _arrays(self) -> tuple[Array, Array, Array]:
+        """Rewards, discounts and the factors by which a change in v_{t+1} reaches t, `[T, p, B]` each."""
+        rewards, discounts, cuts = (_time_major(x) for x in (self.rewards, self.discounts, self.cuts))
+        return rewards, discounts, np.where(cuts, 0.0, discounts * self.lambda_.numpy()[:, None])
+
+
 def vtrace(
     log_rhos: Tensor,
     discounts: Tensor,
@@ -60,15 +118,11 @@ def vtrace(
     """
     _check(discounts, rewards, values, bootstrap_value, cuts)
     check_same_shape(rewards=rewards, log_rhos=log_rhos)
-    rhos = np.exp(np.ascontiguousarray(_array(log_rhos)))
-    rho, c, pg_rho = (_array(x) for x in (rho_bar, c_bar, pg_rho_bar))
-    v, ahead, passed = _ahead(discounts, rewards, values, bootstrap_value, lambda_, cuts)
-    errors = _backwards(np.minimum(rhos, rho) * (ahead - v), passed * np.minimum(rhos, c))
-    ahead[:-1] += passed[:-1] * errors[1:]
-    return torch.from_numpy(v + errors), torch.from_numpy(np.minimum(rhos, pg_rho) * (ahead - v))
+    arrays = _as_arrays(discounts, rewards, values, bootstrap_value, lambda_, cuts)
+    v, advantages = _vtrace(*arrays, _array(log_rhos), *(_array(x) for x in (rho_bar, c_bar, pg_rho_bar)))
+    return torch.from_numpy(v), torch.from_numpy(advantages)
 
 
-@quiet
 def gae(
     discounts: Tensor,
     rewards: Tensor,
@@ -92,9 +146,8 @@ def gae(
         (target, A), both `[T, ...]`, without gradient.
     """
     _check(discounts, rewards, values, bootstrap_value, cuts)
-    v, ahead, passed = _ahead(discounts, rewards, values, bootstrap_value, lambda_, cuts)
-    advantages = _backwards(ahead - v, passed)
-    return torch.from_numpy(v + advantages), torch.from_numpy(advantages)
+    targets, advantages = _gae(*_as_arrays(discounts, rewards, values, bootstrap_value, lambda_, cuts))
+    return torch.from_numpy(targets), torch.from_numpy(advantages)
 
 
 @quiet
@@ -166,20 +219,47 @@ def _spread(cuts: Tensor, x: Tensor) -> Array:
     return cuts.numpy().reshape(cuts.shape + (1,) * (x.ndim - cuts.ndim))
 
 
-def _ahead(
+def _time_major(x: Tensor) -> Array:
+    """Copy [p, T, ...] into an array `[T, p, ...]`, in the order of which returns are computed fastest."""
+    return np.ascontiguousarray(x.detach().numpy().swapaxes(0, 1))
+
+
+def _member_major(x: Array) -> Tensor:
+    """View an array `[T, p, ...]` as a tensor [p, T, ...]."""
+    return torch.from_numpy(x).transpose(0, 1)
+
+
+def _as_arrays(
     discounts: Tensor,
     rewards: Tensor,
     values: Tensor,
     bootstrap_value: Tensor,
     lambda_: Tensor | float,
     cuts: Tensor | None,
-) -> tuple[Array, Array, Array]:
-    """V_t, r_t + discount_t V_{t+1}, and the factor by which a change in v_{t+1} reaches t, `[T, ...]` each."""
+) -> tuple[Array, Array, Array, Array]:
+    """Rewards, discounts and what propagates, `[T, ...]` each, as `ReturnInputs` has them, and values `[T+1, ...]`."""
     v, d = np.concatenate([_array(values), _array(bootstrap_value)[None]]), _array(discounts)
-    passed = d * _array(lambda_)
-    if cuts is not None:
-        passed = np.where(_spread(cuts, discounts), 0.0, passed)
-    return v[:-1], _array(rewards) + d * v[1:], passed
+    passed = np.where(False if cuts is None else _spread(cuts, discounts), 0.0, d * _array(lambda_))
+    return _array(rewards), d, passed, v
+
+
+@quiet
+def _vtrace(
+    rewards: Array, discounts: Array, passed: Array, values: Array, log_rhos: Array, rho_bar: Any, c_bar: Any,
+    pg_rho_bar: Any,
+) -> tuple[Array, Array]:  # fmt: skip
+    """Compute targets and advantages of `vtrace`, `[T, ...]` each, from arrays of the right shapes."""
+    rhos, v, ahead = np.exp(np.ascontiguousarray(log_rhos)), values[:-1], rewards + discounts * values[1:]
+    errors = _backwards(np.minimum(rhos, rho_bar) * (ahead - v), passed * np.minimum(rhos, c_bar))
+    ahead[:-1] += passed[:-1] * errors[1:]
+    return v + errors, np.minimum(rhos, pg_rho_bar) * (ahead - v)
+
+
+@quiet
+def _gae(rewards: Array, discounts: Array, passed: Array, values: Array) -> tuple[Array, Array]:
+    """Compute targets and advantages of `gae`, as `_vtrace` does."""
+    advantages = _backwards(rewards + discounts * values[1:] - values[:-1], passed)
+    return values[:-1] + advantages, advantages
 
 
 def _backwards(terms: Array, passed: Array) -> Array:

@@ -15,7 +15,7 @@ import torch
 from torch import Tensor
 
 from pbtrl.agents.arrays import quiet
-from pbtrl.agents.loss_inputs import ReturnInputs
+from pbtrl.agents.returns import ReturnInputs
 from pbtrl.agents.types import Hyperparameters, Inputs, State, Tensors, Trajectory, Views
 
 if TYPE_CHECKING:
@@ -24,7 +24,7 @@ if TYPE_CHECKING:
 
 
 @dataclass(frozen=True, kw_only=True)
-class Batch(ReturnInputs):
+class Batch:
     """A block and the tensors derived from it that do not change between passes, [P, T, B, ...].
 
     `unroll_cuts` is [T, P], and `starts` [P, T+1]. `mask` is 0 for dead transitions; `fresh` is also 0 for
@@ -32,6 +32,7 @@ class Batch(ReturnInputs):
     """
 
     block: Trajectory
+    returns: ReturnInputs
     unroll_cuts: Tensor
     starts: Tensor
     mask: Tensor

@@ -22,7 +22,6 @@ from pbtrl.agents import losses, normalize
 from pbtrl.agents.actor_critic import ActorCritic
 from pbtrl.agents.distributions import Gaussian, MultiCategorical
 from pbtrl.agents.loss_inputs import LossInputs, LossOutput, with_prefix, without_prefix
-from pbtrl.agents.returns import gae
 from pbtrl.agents.settings import VMPOSettings
 from pbtrl.agents.types import Hyperparameters, State, Trajectory, UpdateResult
 from pbtrl.agents.updates import Batch, Group
@@ -99,7 +98,7 @@ class VMPO(ActorCritic):
         popart = without_prefix("popart", state.tensors)
         scale, shift = (popart[name].to(batch.mask.dtype)[:, None, None] for name in ("scale", "shift"))
         values = scale * self.values(state, batch) + shift
-        targets, advantages = batch.compute_targets(gae, values, lambda_=h["lambda_"][:, None])
+        targets, advantages = batch.returns.gae(values)
         new = normalize.popart_update(popart, targets, batch.mask, rate=h["popart_rate"])
         finite = torch.stack(list(new.values())).isfinite().all(0)
         new = {name: torch.where(finite, value, popart[name]) for name, value in new.items()}

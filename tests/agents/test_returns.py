@@ -1,6 +1,7 @@
 """Return targets against transcribed papers, rlax's answers, and identities."""
 
 import json
+from dataclasses import replace
 from pathlib import Path
 
 import numpy as np
@@ -8,7 +9,7 @@ import pytest
 import torch
 
 from pbtrl.agents.losses import policy_gradient_loss
-from pbtrl.agents.returns import effective_unroll, gae, n_step_returns, unroll_cuts, vtrace
+from pbtrl.agents.returns import ReturnInputs, effective_unroll, gae, n_step_returns, unroll_cuts, vtrace
 from tests.agents import oracles
 
 FOLDER = Path(__file__).parents[1] / "golden"
@@ -98,6 +99,26 @@ def test_worked_by_hand(ratios, discounts, lambda_, vs, advantages):
     actual = vtrace(ratios.log(), discounts, rewards, values, bootstrap, lambda_=lambda_)
     close(actual[0], vs)
     close(actual[1], advantages)
+
+
+def test_steps_of_a_block_have_the_targets_of_the_functions():
+    """Bit for bit, also in some envs of some members, and with other rewards and discounts."""
+    log_rhos, discounts, rewards, values, bootstrap = problem(9, 4, 5)
+    cuts, lambda_, clips = some_cuts(9, 4, 5), torch.tensor([1.0, 0.9, 0.5, 0.0]), torch.tensor([1.0, 0.5, 2.0, 1.5])
+    block = {"rewards": rewards, "discounts": discounts, "cuts": cuts}
+    steps = ReturnInputs(lambda_=lambda_, **{name: x.movedim(0, 1) for name, x in block.items()})
+    members, envs = slice(1, 3), slice(2, 5)
+    at, after = (slice(None), members, envs), torch.cat([values, bootstrap[None]])[:, members, envs].movedim(0, 1)
+    bars = {"rho_bar": clips[members], "c_bar": 0.8, "pg_rho_bar": clips[members] + 1}
+    part = steps.part(members, envs)
+    for factor in (1.0, 0.5):
+        known = {"rewards": factor * rewards[at], "discounts": factor * discounts[at], "values": values[at]}
+        known |= {"bootstrap_value": bootstrap[at[1:]], "cuts": cuts[at], "lambda_": lambda_[members, None]}
+        wide = {name: x[:, None] if isinstance(x, torch.Tensor) else x for name, x in bars.items()}
+        own = replace(part, rewards=factor * part.rewards, discounts=factor * part.discounts)
+        results = *own.gae(after), *own.vtrace(after, log_rhos[at].movedim(0, 1), **bars)
+        for result, expected in zip(results, (*gae(**known), *vtrace(log_rhos[at], **known, **wide)), strict=True):
+            assert torch.equal(result.movedim(1, 0), expected)
 
 
 def test_on_policy_is_the_n_step_return():
