@@ -73,7 +73,7 @@ def entropy_bonus(entropies: Tensor, mask: Tensor) -> Tensor:
 
 
 def normalize_advantages(advantages: Tensor, mask: Tensor, epsilon: float = 1e-8) -> Tensor:
-    """Scale each row of `[P, M]` to mean 0 and variance 1 over its live transitions; the others become 0."""
+    """Scale each row of `[..., M]` to mean 0 and variance 1 over its live transitions; the others become 0."""
     check_same_shape(advantages=advantages, mask=mask)
     return torch.from_numpy(normalized(advantages.detach().numpy(), mask.numpy(), epsilon))
 

@@ -9,8 +9,9 @@ and where pbtrl has each. The defaults are in `settings.PPOSettings`.
 from __future__ import annotations
 
 from collections.abc import Callable, Iterable, Iterator
-from dataclasses import dataclass
+from dataclasses import dataclass, fields
 from functools import partial
+from itertools import islice
 
 import numpy as np
 import torch
@@ -32,7 +33,8 @@ SEEDS = 2**24  # all float32 in [0, 1) that torch draws are multiples of 1 / SEE
 class Units:
     """Units of a block [P x units, T, ...], member after member, or some of p members in a new order [p, T, m, ...].
 
-    `scalars` holds, along its last axis, log-probabilities, advantages, value targets, values and the mask.
+    `scalars` holds log-probabilities, advantages, value targets, values and the mask along its last axis, and along its
+    first in a new order.
     """
 
     inputs: Inputs
@@ -51,13 +53,8 @@ class Units:
             inputs.map(lambda x: x.transpose(1, 2)),
             gather(self.rnn_state),
             actions.transpose(1, 2),
-            scalars.transpose(1, 2),
+            scalars.movedim(-1, 0).contiguous().transpose(2, 3),
         )
-
-    def part(self, units: slice) -> Units:
-        """Return some of the units that were taken."""
-        at = slice(None), slice(None), units
-        return Units(self.inputs[at], self.rnn_state[:, units], self.actions[at], self.scalars[at])
 
 
 @dataclass(frozen=True)
@@ -148,14 +145,14 @@ class PPO(ActorCritic):
 
         def updates(epoch: int, active: Tensor) -> Iterator[tuple[Tensor, Iterable[Group]]]:
             rows = self._order(seeds, count, epoch)
-            shuffled = [
-                (members, list(self._shuffled(units, rows[members], number)))
+            passes = [
+                (number, members, self._shuffled(units, rows[members], batch.starts[members], number))
                 for number in sorted(set(counts[active].tolist()))
                 for members in self._together(active & (counts == number))
             ]
             for i in range(int(counts[active].max())):
-                groups = ((members, parts[i]) for members, parts in shuffled if i < len(parts))
-                yield active & (counts > i), (self._group(state, batch, h, m, minibatch()) for m, minibatch in groups)
+                groups = (self._group(state, h, members, next(parts)) for n, members, parts in passes if i < n)
+                yield active & (counts > i), groups
 
         return updates
 
@@ -165,11 +162,50 @@ class PPO(ActorCritic):
         starts = torch.arange(0, count * len(seeds), count)[:, None]
         return torch.stack([torch.randperm(count, generator=g) for g in generators]) + starts
 
-    def _shuffled(self, units: Units, rows: Tensor, number: int) -> Iterator[Callable[[], Units]]:
-        """Yield what makes each of a pass's minibatches. Images are gathered when they are needed, to save memory."""
-        shuffled = units.take(rows) if self.net.frames is None else None
-        for part in shares(rows.shape[1], number):
-            yield partial(shuffled.part, part) if shuffled else partial(units.take, rows[:, part])
+    def _shuffled(self, units: Units, rows: Tensor, starts: Tensor, number: int) -> Iterator[list[Part]]:
+        """Yield the parts of each of a pass's minibatches, which are prepared together if they have one size.
+
+        Images are gathered when they are needed, to save memory.
+        """
+        together = self.net.frames is None and rows.shape[1] % number == 0
+        for some in shares(rows.shape[1], 1 if together else number):
+            yield from self._split_units(units.take(rows[:, some]), starts, number if together else 1)
+
+    def _split_units(self, units: Units, starts: Tensor, number: int) -> Iterator[list[Part]]:
+        """Split units in a new order into `number` minibatches of one size, each in parts."""
+        log_probs, advantages, targets, values, mask = units.scalars
+        p, time, count = mask.shape
+
+        def rows(x: Tensor) -> Tensor:
+            """[p, T, m] -> a row per minibatch, [p, number, T x m / number]."""
+            return x.view(p, time, number, -1).transpose(1, 2).flatten(2)
+
+        live = rows(mask).sum(-1).clamp_min(1)
+        if self.settings.advantages == "normalize":
+            normalized = losses.normalize_advantages(rows(advantages), rows(mask))
+            advantages = normalized.view(p, number, time, -1).transpose(1, 2).flatten(2)
+        weights = mask / live.repeat_interleave(count // number, 1)[:, None]
+        sizes = [x.stop - x.start for minibatch in shares(count, number) for x in self._chunks(time, minibatch)]
+        inputs = (getattr(units.inputs, f.name) for f in fields(Inputs))
+        tensors = (*inputs, units.actions, log_probs, weights, mask, advantages, targets, values)
+        states = units.rnn_state.split_with_sizes(sizes, 1)
+        pieces = zip(states, *(x.split_with_sizes(sizes, 2) for x in tensors), strict=True)
+        chunks = len(sizes) // number
+        for own_live in live.unbind(1):
+            parts = []
+            for rnn_state, *seen, actions, old, weight, alive, advantage, target, value in islice(pieces, chunks):
+                part = Part(
+                    inputs=Inputs(*seen),
+                    rnn_state=rnn_state,
+                    starts=starts,
+                    actions=actions,
+                    log_probs=old,
+                    weights=weight,
+                    extra={"log_probs": old, "advantages": advantage, "targets": target, "values": value},
+                    loss_inputs=partial(NetworkOutputs, mask=alive, live=own_live),
+                )
+                parts.append(part)
+            yield parts
 
     @override
     def continues(self, continuing: Tensor, metrics: Tensors, h: Hyperparameters) -> Tensor:
@@ -202,33 +238,15 @@ class PPO(ActorCritic):
         (members,) = chosen.nonzero(as_tuple=True)
         return [members] if self.net.frames is None else [member[None] for member in members]
 
-    def _group(self, state: State, batch: Batch, h: Hyperparameters, members: Tensor, minibatch: Units) -> Group:
-        """Prepare the update of some members from their minibatch."""
-        whole = len(members) == len(state.grads)
-        own = {name: value if whole else value[members] for name, value in h.items()}
-        if whole or self.net.frames is not None:
-            params = state.params[0 if whole else int(members)]
-        else:
-            params = {name: x.detach()[members].requires_grad_() for name, x in state.params[0].items()}
-        log_probs, advantages, targets, values, mask = minibatch.scalars.unbind(-1)
-        if self.settings.advantages == "normalize":
-            advantages = losses.normalize_advantages(advantages.flatten(1), mask.flatten(1)).view_as(mask)
-        live, parts = mask.flatten(1).sum(-1).clamp_min(1), []
-        known = {"log_probs": log_probs, "advantages": advantages, "targets": targets, "values": values}
-        for chunk in self._chunks(mask.shape[1], slice(0, mask.shape[2])):
-            at, units = (slice(None), slice(None), chunk), minibatch.part(chunk)
-            part = Part(
-                inputs=units.inputs,
-                rnn_state=units.rnn_state,
-                starts=batch.starts[members],
-                actions=units.actions,
-                log_probs=log_probs[at],
-                weights=mask[at] / live[:, None, None],
-                extra={name: x[at] for name, x in known.items()},
-                loss_inputs=partial(NetworkOutputs, mask=mask[at], live=live),
-            )
-            parts.append(part)
-        return Group(slice(0, len(members)) if whole else members, params, own, parts)
+    def _group(self, state: State, h: Hyperparameters, members: Tensor, parts: list[Part]) -> Group:
+        """Prepare the update of some members from a minibatch."""
+        if len(members) == len(state.grads):
+            return Group(members, state.params[0], h, parts)
+        own = {name: value[members] for name, value in h.items()}
+        if self.net.frames is not None:
+            return Group(members, state.params[int(members)], own, parts)
+        params = {name: x.detach()[members].requires_grad_() for name, x in state.params[0].items()}
+        return Group(members, params, own, parts)
 
 
 make = PPO.make
