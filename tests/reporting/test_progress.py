@@ -86,15 +86,35 @@ def test_fitness_from_before_a_copy_is_in_parentheses(tmp_path: Path):
 
 def test_steps_and_rates_are_updated_from_metrics(tmp_path: Path):
     w, standings, _, clock = copied(tmp_path)
-    w.metrics("m00", 150, perf__env_steps_per_s=25.0)
     w.metrics("m01", 999, perf__env_steps_per_s=25.0, text='{"assignment": "m01/000000", "step": 999}\n')
-    for _ in range(4):
+    for step in (110, 120, 130, 150):
         clock.now += 1.0
+        w.metrics("m00", step, perf__env_steps_per_s=25.0)
         standings.refresh()
     assert [(r.member, r.step, r.rate) for r in standings.rows()] == [("m00", 150, 25.0), ("m01", 100, None)]
     assert standings.step == 250
     assert standings.rate == pytest.approx(250 / 4)
     assert standings.left == pytest.approx(1750 / (250 / 4))
+
+
+def test_rate_is_that_of_slices_where_steps_are_known_at_their_end(tmp_path: Path):
+    """Two members train one step per second each; their slices of 100 seconds end at different times."""
+    w, standings, clock = started(tmp_path)
+    w.decide(w.next("m00"), w.next("m01"))
+    rates = {}
+    for second in range(1, 520):
+        clock.now = float(second)
+        for member, late in (("m00", 0), ("m01", 10)):
+            if second % 100 == late and second > late:
+                w.report(member, 1.0)
+                w.decide(w.next(member))
+        standings.refresh()
+        rates[second] = standings.rate
+    assert {rates[second] for second in range(1, 100)} == {None}
+    assert rates[100] == 1.0
+    assert rates[110] == pytest.approx(200 / 110)
+    assert {rates[second] for second in range(200, 520)} == {2.0}
+    assert standings.left == pytest.approx(500)
 
 
 def test_refreshing_often_costs_nothing(tmp_path: Path, monkeypatch: pytest.MonkeyPatch):
