@@ -74,7 +74,7 @@ class Result:
         score_interval: 95 % interval over episodes; None if there is none.
         most_likely: mean over episodes of the most likely actions; None if that says nothing else.
         most_likely_interval: its 95 % interval.
-        median: median fitness of the population at the end.
+        median: median fitness of the population at the end; None if there is none.
         members: members, evaluators included.
         steps: steps of all of them.
         unit: what `steps` counts.
@@ -138,7 +138,7 @@ def finished(folder: Path) -> Iterator[Result]:
             score_interval=list(compared.score_interval) if compared.score_interval else None,
             most_likely=evaluation.get("return_mean"),
             most_likely_interval=evaluation.get("ci95"),
-            median=compared.curves.median.values[-1] if compared.curves.median.values else None,
+            median=compared.curves.final_median,
             members=len(run.members),
             steps=row["steps"],
             unit=compared.header.steps,
