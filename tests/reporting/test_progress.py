@@ -509,10 +509,15 @@ def test_counts(number, text):
     ("number", "text"),
     [(4.1e-4, "4.1e-4"), (0.9971, "0.9971"), (20, "20"), (0.0, "0"), ("deep", "deep"), (True, "True"),
      (1e-10, "1.0e-10"), (-3.9e-3, "-3.9e-3"), (2_000_000, "2.0M"), (1e9, "1.0e9"), (None, "None"),
-     (float("nan"), "nan")],
+     (float("nan"), "nan"), (0.99996, "0.99996"), (-0.999958, "-0.999958"), (0.9999, "0.9999"), (0.999, "0.999"),
+     (0.95123, "0.9512"), (1.0, "1"), (1 - 2**-53, "0.99999999999999989")],
 )  # fmt: skip
 def test_values(number, text):
     assert formatting.format_value(number) == text
+
+
+def test_change_close_to_one_is_shown():
+    assert formatting.format_changes({"gamma": 0.9999}, {"gamma": 0.99988}) == ["gamma 0.9999 -> 0.99988"]
 
 
 def test_scores_clocks_and_sizes():
