@@ -53,7 +53,8 @@ class MemberRow:
     """Row of a member in the live table.
 
     Attributes:
-        fitness: number that ranks the member; while `before_copy`, the one from before its copy.
+        fitness: number that ranks the member; while `before_copy`, the one from before its copy. Of a broken member the
+            last one since its copy.
         history: fitness after every report, including absent values.
         changed: previous value of each hyperparameter that changed in this generation.
         step: env steps, including the open slice.
@@ -214,7 +215,7 @@ class LiveStatus:
         current, state = self._current(member), member.state(self.header.horizon)
         return MemberRow(
             member=member.id,
-            fitness=member.rank_fitness,
+            fitness=member.shown_fitness,
             before_copy=member.before_copy,
             history=tuple(fitness for _, fitness in member.history),
             hyperparameters=member.hyperparameters,

@@ -99,7 +99,7 @@ def _member(member: Member, header: RunHeader) -> dict[str, Any]:
         "env_steps": member.step,
         "frames": member.step * header.frames_per_step,
         "fitness": member.fitness,
-        "fitness_before_copy": member.placeholder,
+        "fitness_before_copy": member.placeholder if member.before_copy else None,
         "generation": member.generation,
         "skipped_updates": member.skipped_updates,
         "parent": member.pending.parent if member.pending else member.parent,

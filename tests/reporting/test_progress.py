@@ -84,6 +84,17 @@ def test_fitness_from_before_a_copy_is_in_parentheses(tmp_path: Path):
     ]
 
 
+def test_broken_member_has_no_fitness_from_before_its_copy(tmp_path: Path):
+    w = one_copy(tmp_path / "pong")
+    w.report("m01", diverged=True)
+    standings = LiveStatus(w.header, w.population, w.run / "members")
+    assert [(r.member, r.fitness, r.before_copy) for r in standings.rows()] == [("m00", 3.0, False), ("m01", None, False)]
+    assert w.population.before_copy == 0
+    table = tables.members(run_status.status(RunDirectory(w.run)))
+    assert table.rows[1][:2] == ["m01", "-"]
+    assert not any("before a copy" in note for note in table.notes)
+
+
 def test_steps_and_rates_are_updated_from_metrics(tmp_path: Path):
     w, standings, _, clock = copied(tmp_path)
     w.metrics("m01", 999, perf__env_steps_per_s=25.0, text='{"assignment": "m01/000000", "step": 999}\n')
