@@ -149,7 +149,7 @@ class LiveStatus:
         elif not self._slice_reported:
             self._slice_reported, seconds = True, report.timing.get("seconds", 0.0)
             if seconds >= 1.0:
-                text = f"a slice takes {format_duration(seconds)}; a crash loses at most that much"
+                text = f"the first slice took {format_duration(seconds)}; a crash loses the open slices"
                 yield _event("slice", record, text, seconds=seconds)
 
     def refresh(self) -> None:

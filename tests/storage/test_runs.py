@@ -394,6 +394,20 @@ def test_status(tmp_path: Path):
     json.dumps(result)
 
 
+def test_best_member_of_a_finished_run_is_the_chosen_one(tmp_path: Path):
+    w = one_copy(tmp_path / "pong")
+    w.report("m01", 2.0)
+    named = []
+    for act in (lambda: w.choose("m01", 9.0), lambda: w.end("finish"), lambda: w.end("resume")):
+        act()
+        named.append(run_status.status(RunDirectory(w.run))["best"])
+    fittest, chosen = {"member": "m00", "fitness": 3.0}, {"member": "m01", "fitness": 2.0}
+    assert named == [fittest, chosen, fittest]
+    w.end("finish")
+    (w.run / "best.json").write_text("{")
+    assert run_status.status(RunDirectory(w.run))["best"] == fittest
+
+
 def test_status_of_many_trials_shows_the_best_and_those_that_train(tmp_path: Path):
     result = run_status.status(RunDirectory(many_trials(tmp_path / "search").run))
     assert len(result["members"]) == 100
