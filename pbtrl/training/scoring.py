@@ -43,7 +43,7 @@ def evaluate_member(
         RunError: a trainable was asked for episodes or most likely actions.
     """
     if config.env is None and (episodes is not None or deterministic):
-        raise RunError(f"{run} trains {config.label}, which has no episodes and no actions: leave out such options")
+        raise RunError(f"{run} trains {config.task}, which has no episodes and no actions: leave out such options")
     how |= {"episodes": EPISODES if episodes is None else episodes, "deterministic": deterministic}
     snapshots = snapshots_to_evaluate(run, member)
     try:
@@ -130,7 +130,7 @@ def _camera(config: Config, run: RunDirectory, snapshots: Sequence[str], episode
     from pbtrl.rl.video import Camera
 
     if config.env is None:
-        raise RunError(f"{run} trains {config.label}, which has no episodes to show")
+        raise RunError(f"{run} trains {config.task}, which has no episodes to show")
     if len(snapshots) != 1:
         raise RunError("a video is of one member: best, or an id such as m03")
     if video > (most := min(episodes, ENVS)):

@@ -218,7 +218,7 @@ def test_bad_input(pbtrl: Command, run: api.Run) -> None:
     assert "has no best member yet" in refused(pbtrl, "export", "cart")
     said(pbtrl, "train", "toy_quadratic", "--progress", "none")
     line = refused(pbtrl, "export", "toy_quadratic")
-    assert "trains toy_quadratic, which has no policy; its weights are runs/toy_quadratic/members/" in line
+    assert "trains quadratic, which has no policy; its weights are runs/toy_quadratic/members/" in line
     assert not Path("runs/cart/export").exists()
 
 
