@@ -23,7 +23,7 @@ import pbtrl
 from pbtrl.core.scores import EPISODES
 from pbtrl.reporting.comparison import statistics
 from pbtrl.reporting.comparison.runs import load as compared_run
-from pbtrl.reporting.formatting import format_count, format_duration, format_fitness
+from pbtrl.reporting.formatting import format_commit, format_count, format_duration, format_fitness
 from pbtrl.storage.json_files import read_json_list
 from pbtrl.storage.run_directory import RunDirectory
 from pbtrl.training.sweep import plan
@@ -80,7 +80,7 @@ class Result:
         unit: what `steps` counts.
         seconds: training time, without the time between sessions.
         machine: processor.
-        commit: commit of the code, seven digits.
+        commit: commit of the code, seven digits, with `-dirty` if files differed from it.
         config: hash of all settings but those in which replications may differ, eight digits.
     """
 
@@ -144,7 +144,7 @@ def finished(folder: Path) -> Iterator[Result]:
             unit=compared.header.steps,
             seconds=row["seconds"],
             machine=compared.info["versions"]["processor"],
-            commit=(compared.info["git"] or "")[:7],
+            commit=format_commit(compared.info["git"] or "", 7),
             config=hashlib.sha256(settings).hexdigest()[:8],
         )
 

@@ -68,6 +68,12 @@ def format_duration(seconds: float) -> str:
     return f"{whole // 3600}:{whole % 3600 // 60:02d}:{whole % 60:02d}"
 
 
+def format_commit(commit: str, digits: int) -> str:
+    """Format a commit with the first digits, and the mark of changed files: `0954e9e`, `0954e9e-dirty`."""
+    name, mark, _ = commit.partition("-")
+    return f"{name[:digits]}{mark and '-dirty'}"
+
+
 def format_bytes(number: float) -> str:
     """Format a number of bytes: `812 B`, `4.1 MB`."""
     for unit in ("B", "kB", "MB", "GB"):

@@ -70,7 +70,8 @@ def evaluate(
     episodes, unmeasured (episodes without the number of `fitness.metric`, which do not count), return_mean, return_std,
     ci95 (pair; this and return_std are null for one episode), return_min, return_max, length_mean, truncated (episodes
     that were cut at max_steps or for lack of time; truncation by the env does not count), max_steps (env steps; null
-    for no limit), timed_out, deterministic, protocol, seed, seeds. Returns are raw; statistics that are not finite are null.
+    for no limit), timed_out, deterministic, protocol, seed, seeds. Returns are raw; statistics that are not finite are
+    null.
 
     With `video`, the first episode of as many envs is recorded, and the result has `video`: its file in the run's
     `eval/`, and the episodes' returns and lengths. Such envs run in gymnasium, because envpool cannot render.

@@ -88,7 +88,10 @@ def test_broken_member_has_no_fitness_from_before_its_copy(tmp_path: Path):
     w = one_copy(tmp_path / "pong")
     w.report("m01", diverged=True)
     standings = LiveStatus(w.header, w.population, w.run / "members")
-    assert [(r.member, r.fitness, r.before_copy) for r in standings.rows()] == [("m00", 3.0, False), ("m01", None, False)]
+    assert [(r.member, r.fitness, r.before_copy) for r in standings.rows()] == [
+        ("m00", 3.0, False),
+        ("m01", None, False),
+    ]
     assert w.population.before_copy == 0
     table = tables.members(run_status.status(RunDirectory(w.run)))
     assert table.rows[1][:2] == ["m01", "-"]

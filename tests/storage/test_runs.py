@@ -465,6 +465,26 @@ def test_listing_reports_unreadable_runs(tmp_path: Path):
     assert run_status.listing(tmp_path / "none") == []
 
 
+def test_commit_of_changed_files_is_marked(tmp_path: Path, monkeypatch: pytest.MonkeyPatch):
+    monkeypatch.chdir(tmp_path)
+    run = RunDirectory(JournalWriter(tmp_path / "pong").run)
+    commits = []
+
+    def record(text: str, *git: str) -> None:
+        Path("code.py").write_text(text)
+        for command in git:
+            subprocess.run(["git", "-c", "user.name=a", "-c", "user.email=a@b", *command.split()], check=True)
+        run_info.record_start(run, [])
+        commits.append(run_info.read_run_info(run)["git"])
+
+    record("")
+    record("", "init -q", "add code.py", "commit -q -m a")
+    record("changed")
+    assert commits[0] is None
+    assert re.fullmatch("[0-9a-f]{40}", commits[1])
+    assert commits[2] == f"{commits[1]}-dirty"
+
+
 def test_run_json_keeps_identity_and_reports_new_versions(tmp_path: Path):
     run = JournalWriter(tmp_path / "pong").run
     command = ["pbtrl", "train", "pong.yaml", "hub.token=hunter2", "--api-key", "hunter3", "seed=2"]
