@@ -23,7 +23,7 @@ import pbtrl
 from pbtrl.core.scores import EPISODES
 from pbtrl.reporting.comparison import statistics
 from pbtrl.reporting.comparison.runs import load as compared_run
-from pbtrl.reporting.formatting import format_count, format_duration, format_fitness
+from pbtrl.reporting.formatting import format_commit, format_count, format_duration, format_fitness
 from pbtrl.storage.json_files import read_json_list
 from pbtrl.storage.run_directory import RunDirectory
 from pbtrl.training.sweep import plan
@@ -74,13 +74,13 @@ class Result:
         score_interval: 95 % interval over episodes; None if there is none.
         most_likely: mean over episodes of the most likely actions; None if that says nothing else.
         most_likely_interval: its 95 % interval.
-        median: median fitness of the population at the end.
+        median: median fitness of the population at the end; None if there is none.
         members: members, evaluators included.
         steps: steps of all of them.
         unit: what `steps` counts.
         seconds: training time, without the time between sessions.
         machine: processor.
-        commit: commit of the code, seven digits.
+        commit: commit of the code, seven digits, with `-dirty` if files differed from it.
         config: hash of all settings but those in which replications may differ, eight digits.
     """
 
@@ -138,13 +138,13 @@ def finished(folder: Path) -> Iterator[Result]:
             score_interval=list(compared.score_interval) if compared.score_interval else None,
             most_likely=evaluation.get("return_mean"),
             most_likely_interval=evaluation.get("ci95"),
-            median=compared.curves.median.values[-1] if compared.curves.median.values else None,
+            median=compared.curves.final_median,
             members=len(run.members),
             steps=row["steps"],
             unit=compared.header.steps,
             seconds=row["seconds"],
             machine=compared.info["versions"]["processor"],
-            commit=(compared.info["git"] or "")[:7],
+            commit=format_commit(compared.info["git"] or "", 7),
             config=hashlib.sha256(settings).hexdigest()[:8],
         )
 

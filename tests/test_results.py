@@ -80,3 +80,8 @@ def test_finished_runs_of_a_sweep(kept: Path, tmp_path: Path) -> None:
     assert found[0].config != found[1].config == found[2].config
     results.keep(found)
     assert results.load() == found
+    journal = tmp_path / "toy/pbt-s3/journal.jsonl"
+    *earlier, last = journal.read_text().split('"diverged":false')
+    journal.write_text('"diverged":false'.join(earlier) + '"diverged":true' + last)
+    assert found[0].median is not None
+    assert next(results.finished(tmp_path / "toy")).median is None

@@ -26,7 +26,8 @@ def describe_env(config: Config) -> str:
 def describe_slices(config: Config) -> str:
     """Describe the length of slices, and the numbers of the config that were rounded up to whole blocks."""
     ready, budget = config.strategy.ready, config.budget.env_steps_per_member
-    text = f"{config.slice_steps:,} {config.unit} each"
+    length = f"{config.slice_steps:,} {config.unit}"
+    text = f"at most {length}" if config.strategy.runs_trials else f"{length} each"
     if config.burn_in and config.strategy.copies:
         text += f", no copies before {config.burn_in:,}"
     configured = {

@@ -60,7 +60,7 @@ def load_policy(run: RunDirectory, config: Config, member: str, *, trusted: bool
         RunError: the run trains no policies, there is no such member or snapshot, or a module is not trusted.
     """
     if config.env is None:
-        raise RunError(f"{run} trains {config.label}, which has no policy")
+        raise RunError(f"{run} trains {config.task}, which has no policy")
     if member == "all":
         raise RunError("a policy is of one member: best, or an id such as m03")
     header = run.load()[0]

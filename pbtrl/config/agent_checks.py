@@ -157,12 +157,18 @@ def _minibatches(config: "Config", agent: AgentSettings, at: Path, path: Path) -
     chosen: list[tuple[object, Path]] = [(agent.minibatches, (*at, "minibatches"))]
     if searched is not None:
         chosen = [(value, (*path, "values", place)) for place, value in enumerate(searched.values)]
-    divisors = [d for d in range(1, envs * time + 1) if envs * time % d == 0]
     for value, where in chosen:
-        if isinstance(value, int) and value >= 1 and value not in divisors:
+        if isinstance(value, int) and value >= 1 and envs * time % value:
+            divisors = _divisors(envs * time)
             near = [max(d for d in divisors if d < value), *[d for d in divisors if d > value][:1]]
             text = f"must divide {units}, as {listed(map(str, near), 'and')} would, not {value}"
             yield ConfigProblem(text, where)
+
+
+def _divisors(number: int) -> list[int]:
+    """List the divisors in ascending order."""
+    small = [d for d in range(1, math.isqrt(number) + 1) if number % d == 0]
+    return sorted({*small, *(number // d for d in small)})
 
 
 def _block_unit(config: "Config", agent: AgentSettings) -> int:

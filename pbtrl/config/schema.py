@@ -233,10 +233,14 @@ class Config(Section):
         return "steps" if self.env is None else "env steps"
 
     @property
+    def task(self) -> str:
+        """Id of the env, or name of the trainable; empty if there is neither."""
+        return self.env.id if self.env is not None else self.trainable.name if self.trainable is not None else ""
+
+    @property
     def label(self) -> str:
         """Name of the run, or of its env or trainable in characters that a folder may have."""
-        what = self.env.id if self.env is not None else self.trainable.name if self.trainable is not None else "run"
-        return self.name or re.sub(r"[^A-Za-z0-9._-]+", "-", what).strip("-._") or "run"
+        return self.name or re.sub(r"[^A-Za-z0-9._-]+", "-", self.task).strip("-._") or "run"
 
     @property
     def imports(self) -> tuple[str, ...]:

@@ -130,5 +130,10 @@ class Member:
 
     @property
     def before_copy(self) -> bool:
-        """Whether `rank_fitness` is a placeholder."""
-        return self.fitness is None and self.placeholder is not None
+        """Whether a placeholder ranks the member; broken members are not ranked."""
+        return self.healthy and self.fitness is None and self.placeholder is not None
+
+    @property
+    def shown_fitness(self) -> float | None:
+        """Fitness to show: the number that ranks the member, or of a broken one its own."""
+        return self.placeholder if self.before_copy else self.fitness

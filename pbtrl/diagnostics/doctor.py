@@ -52,7 +52,7 @@ def examine(runs: Path, config: Config | None = None) -> list[dict[str, Any]]:
         ("python", lambda: f"{platform.python_version()} on {platform.platform()}"),
         ("packages", _packages),
         ("cores", partial(_cores, None if on_ray else config)),
-        ("memory", partial(_memory, config if env else None)),
+        ("memory", partial(_memory, config)),
         ("MuJoCo", partial(_steps, "HalfCheetah-v5")),
         ("Atari", partial(_steps, "ALE/Pong-v5")),
         *own,
@@ -106,17 +106,17 @@ def _cores(config: Config | None) -> str:
 
 
 def _memory(config: Config | None) -> str:
-    """Memory that the config's workers need; without a config, the memory of workers without members and envs."""
+    """Memory that the config's workers need; without an env, the memory of workers before they have members."""
     from pbtrl.build.placement import usable_cores, worker_count
 
-    if config is None:
+    on_ray = config is not None and config.execution.backend == "ray"  # how many there are on a node is its affair
+    workers = 1 if on_ray else worker_count(config) if config else usable_cores()
+    if config is None or config.env is None:
         import torch  # noqa: F401, the largest library: with it this process is as large as a worker at its start
 
-        own: int = psutil.Process().memory_info().rss
-        workers, each, what = usable_cores(), own, "before they have members and envs"
+        each, what = psutil.Process().memory_info().rss, "before they have members"
     else:
-        on_ray = config.execution.backend == "ray"  # how many there are on a node is its affair
-        workers, each, what = 1 if on_ray else worker_count(config), _measured(config), "with members and envs"
+        each, what = _measured(config), "with members and envs"
     free, limit = _free_memory()
     need = "1 worker needs" if workers == 1 else f"{workers} workers need {_size(workers * each)},"
     text = f"{_size(free)} free{limit}; {need} {_size(each)}{'' if workers == 1 else ' each'} {what}"

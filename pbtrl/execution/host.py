@@ -297,7 +297,7 @@ class Host:
     def _last_finite(self, a: Assignment, broken: Sequence[str]) -> Tensors:
         """Load the tensors from the start of the slice, for a member whose weights are no longer finite."""
         if a.parent is None:
-            raise NotFiniteError(f"not finite after the first slice: {', '.join(broken)}")
+            raise NotFiniteError(f"{a.id}: not finite after the first slice: {', '.join(broken)}")
         return self._store.load(a.parent)[0]
 
     def _committed(self, a: Assignment) -> Report | None:

@@ -38,7 +38,7 @@ def card_files(run: RunDirectory, config: Config, loaded: LoadedPolicy, info: Ma
         files[f"replay{video.suffix}"] = video.read_bytes()
     parts = [
         f"# {_text(info['agent'])} in {_text(info['env'])}",
-        f"Member {info['member']} of a population of {header.size}, trained by pbtrl with the strategy "
+        f"Member {info['member']} of a population of {len(population.members)}, trained by pbtrl with the strategy "
         f"{_text(config.strategy.name)}.",
         _score(info),
         *(f"![A recorded episode](replay{video.suffix})" for video in [video] if video and video.suffix == ".gif"),
@@ -76,7 +76,8 @@ def _metadata(info: Mapping[str, Any]) -> dict[str, Any]:
     }
     if score.get("return_mean") is not None:
         task = {"type": "reinforcement-learning", "name": "reinforcement-learning"}
-        value = f"{score['return_mean']:.2f} +/- {score['return_std']:.2f}"
+        spread = "" if score["return_std"] is None else f" +/- {score['return_std']:.2f}"
+        value = f"{score['return_mean']:.2f}{spread}"
         measure = "mean_reward" if _is_return(score) else score["metric"]
         metric = {"type": measure, "value": value, "name": measure, "verified": False}
         dataset = {"name": info["env"], "type": info["env"]}

@@ -16,13 +16,17 @@ def format_count(number: float) -> str:
 
 
 def format_value(number: object) -> str:
-    """Format a hyperparameter: `4.1e-4`, `0.9971`, `20`; other values than numbers are unchanged."""
+    """Format a hyperparameter: `4.1e-4`, `0.9971`, `20`; other values than numbers are unchanged.
+
+    Numbers close to 1, as discounts are, keep two digits of their distance from it: `0.999958`.
+    """
     if isinstance(number, bool) or not isinstance(number, int | float):
         return str(number)
     if isinstance(number, int):
         return str(number) if abs(number) < 100_000 else format_count(number)
     if number == 0 or 0.01 <= abs(number) < 100_000:
-        return f"{number:.4g}"
+        digits = 1 - math.floor(math.log10(1 - abs(number))) if 0.9 < abs(number) < 1 else 4
+        return f"{number:.{max(4, digits)}g}"
     mantissa, _, exponent = f"{number:.1e}".partition("e")
     return f"{mantissa}e{int(exponent)}" if exponent else mantissa
 
@@ -67,6 +71,12 @@ def format_duration(seconds: float) -> str:
     """Format a duration in seconds as `h:mm:ss`."""
     whole = int(max(0.0, seconds))
     return f"{whole // 3600}:{whole % 3600 // 60:02d}:{whole % 60:02d}"
+
+
+def format_commit(commit: str, digits: int) -> str:
+    """Format a commit with the first digits, and the mark of changed files: `0954e9e`, `0954e9e-dirty`."""
+    name, mark, _ = commit.partition("-")
+    return f"{name[:digits]}{mark and '-dirty'}"
 
 
 def format_bytes(number: float) -> str:

@@ -35,8 +35,8 @@ WATCH_SECONDS = 10.0  # seconds between two reports of `watch`
 CAPTIONS = {
     "training": "Fitness of every member, and its values of each hyperparameter. Gray lines are copies, dotted lines "
     "are bounds that a value reached. Thickest: the slices that led to the best member.",
-    "episodes": "A dot is an episode that a member's fitness is the mean of. Boxes are quartiles, whiskers reach the "
-    "farthest dot within 1.5 box lengths.",
+    "episodes": "A dot is an episode that a member's fitness is the mean of, or without a fitness one of its latest. "
+    "Boxes are quartiles, whiskers reach the farthest dot within 1.5 box lengths.",
     "population": "A line is a member, brighter the fitter it is. Red rings are values at a bound of their "
     "hyperparameter. Thickest: the best member. Under PBT the values of members depend on each other.",
     "lineage": "Descent of the weights. Each set of fresh weights has a color. Thickest: that of the best member.",

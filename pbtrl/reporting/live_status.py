@@ -27,7 +27,7 @@ from pbtrl.storage.run_header import RunHeader
 
 ROUTINE = ("evaluation", "retired")  # kinds of events that only JSON output shows, because they occur all the time
 REFRESH = 0.2  # seconds
-RATE_WINDOW = 60.0  # seconds over which the population's steps per second are averaged
+RATE_WINDOW = 60.0  # seconds over which the population's steps per second are averaged, if slices are no longer
 
 
 @dataclass(frozen=True)
@@ -53,7 +53,8 @@ class MemberRow:
     """Row of a member in the live table.
 
     Attributes:
-        fitness: number that ranks the member; while `before_copy`, the one from before its copy.
+        fitness: number that ranks the member; while `before_copy`, the one from before its copy. Of a broken member the
+            last one since its copy.
         history: fitness after every report, including absent values.
         changed: previous value of each hyperparameter that changed in this generation.
         step: env steps, including the open slice.
@@ -148,7 +149,7 @@ class LiveStatus:
         elif not self._slice_reported:
             self._slice_reported, seconds = True, report.timing.get("seconds", 0.0)
             if seconds >= 1.0:
-                text = f"a slice takes {format_duration(seconds)}; a crash loses at most that much"
+                text = f"the first slice took {format_duration(seconds)}; a crash loses the open slices"
                 yield _event("slice", record, text, seconds=seconds)
 
     def refresh(self) -> None:
@@ -159,12 +160,10 @@ class LiveStatus:
         self._refreshed = now
         for member, line in self._tail.poll():
             self._live[member] = line
-        if self.step == self._pace[0][1]:  # workers are still starting; do not count that as slow training
-            self._pace = deque([(now, self.step)])
-        if now - self._pace[-1][0] >= 1.0:
+        if self.step != self._pace[-1][1]:
             self._pace.append((now, self.step))
-            while now - self._pace[0][0] > RATE_WINDOW:
-                self._pace.popleft()
+        while len(self._pace) > self.population.size + 1 and self._pace[-1][0] - self._pace[1][0] >= RATE_WINDOW:
+            self._pace.popleft()
 
     @property
     def elapsed(self) -> float:
@@ -178,7 +177,12 @@ class LiveStatus:
 
     @property
     def rate(self) -> float | None:
-        """Steps per second of the whole population over the last minute; None in the first two seconds."""
+        """Steps per second of the whole population; None before the first steps, and in the first two seconds.
+
+        It is taken between two increases of the steps, so that it is right also where they are only known at the end of
+        a slice. The window is at least a minute, and at least as many increases as members train at a time. It begins
+        with the start of the workers.
+        """
         (t0, n0), (t1, n1) = self._pace[0], self._pace[-1]
         return (n1 - n0) / (t1 - t0) if t1 - t0 >= 2.0 and n1 >= n0 else None
 
@@ -211,7 +215,7 @@ class LiveStatus:
         current, state = self._current(member), member.state(self.header.horizon)
         return MemberRow(
             member=member.id,
-            fitness=member.rank_fitness,
+            fitness=member.shown_fitness,
             before_copy=member.before_copy,
             history=tuple(fitness for _, fitness in member.history),
             hyperparameters=member.hyperparameters,

@@ -134,8 +134,8 @@ def _hidden(match: re.Match[str]) -> str:
 
 
 def _git_commit() -> str | None:
-    """Commit of the working directory; None if it is not a git checkout."""
-    command = ["git", "rev-parse", "--verify", "HEAD"]
+    """Commit of the working directory, with `-dirty` if tracked files differ; None if it is not a git checkout."""
+    command = ["git", "--no-optional-locks", "describe", "--always", "--exclude=*", "--abbrev=40", "--dirty"]
     try:
         answer = subprocess.run(command, capture_output=True, text=True, timeout=5, check=False)
     except (OSError, subprocess.TimeoutExpired):

@@ -10,7 +10,7 @@ from typing import Any
 from pbtrl.core.member import Member
 from pbtrl.core.population import Population
 from pbtrl.core.records import changes_made
-from pbtrl.errors import RunError
+from pbtrl.errors import DamagedError, RunError
 from pbtrl.storage.run_directory import RunDirectory
 from pbtrl.storage.run_header import RunHeader
 from pbtrl.storage.run_lookup import SWEEP_FILE, run_directories, started_at, sweep_directories
@@ -36,11 +36,12 @@ def status(run: RunDirectory) -> dict[str, Any]:
 
 def summarize(run: RunDirectory, header: RunHeader, population: Population) -> dict[str, Any]:
     """Compute `status` from a journal that is already loaded."""
-    best = population.best
+    now = state(run)
+    best = _best(run, population) if now == "finished" else population.best
     return {
         "name": run.name,
         "path": str(run),
-        "state": state(run),
+        "state": now,
         "origin": header.origin,
         "unit": header.unit,
         "metric": header.metric,
@@ -55,6 +56,15 @@ def summarize(run: RunDirectory, header: RunHeader, population: Population) -> d
         "retired": sum(m.retired for m in population.members.values()),
         "members": [_member(m, header) for m in population.members.values()],
     }
+
+
+def _best(run: RunDirectory, population: Population) -> Member | None:
+    """Member that the final choice named; the fittest one if best.json is missing or damaged."""
+    try:
+        chosen = run.best().get("member")
+    except DamagedError:
+        chosen = None
+    return population.members.get(str(chosen), population.best)
 
 
 def listing(root: Path) -> list[dict[str, Any]]:
@@ -99,7 +109,7 @@ def _member(member: Member, header: RunHeader) -> dict[str, Any]:
         "env_steps": member.step,
         "frames": member.step * header.frames_per_step,
         "fitness": member.fitness,
-        "fitness_before_copy": member.placeholder,
+        "fitness_before_copy": member.placeholder if member.before_copy else None,
         "generation": member.generation,
         "skipped_updates": member.skipped_updates,
         "parent": member.pending.parent if member.pending else member.parent,

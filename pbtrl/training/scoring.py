@@ -43,7 +43,7 @@ def evaluate_member(
         RunError: a trainable was asked for episodes or most likely actions.
     """
     if config.env is None and (episodes is not None or deterministic):
-        raise RunError(f"{run} trains {config.label}, which has no episodes and no actions: leave out such options")
+        raise RunError(f"{run} trains {config.task}, which has no episodes and no actions: leave out such options")
     how |= {"episodes": EPISODES if episodes is None else episodes, "deterministic": deterministic}
     snapshots = snapshots_to_evaluate(run, member)
     try:
@@ -68,9 +68,10 @@ def evaluate(
     Keys: member, agent (its name, or the entry of a mix), metric (`return`, or the name of a trainable's fitness),
     held_out (whether a trainable was scored on data that nothing else uses), snapshot, env_steps (the member's clock),
     episodes, unmeasured (episodes without the number of `fitness.metric`, which do not count), return_mean, return_std,
-    ci95 (pair; null for one episode), return_min, return_max, length_mean, truncated (episodes that were cut at
-    max_steps or for lack of time; truncation by the env does not count), max_steps (env steps; null for no limit),
-    timed_out, deterministic, protocol, seed, seeds. Returns are raw; statistics that are not finite are null.
+    ci95 (pair; this and return_std are null for one episode), return_min, return_max, length_mean, truncated (episodes
+    that were cut at max_steps or for lack of time; truncation by the env does not count), max_steps (env steps; null
+    for no limit), timed_out, deterministic, protocol, seed, seeds. Returns are raw; statistics that are not finite are
+    null.
 
     With `video`, the first episode of as many envs is recorded, and the result has `video`: its file in the run's
     `eval/`, and the episodes' returns and lengths. Such envs run in gymnasium, because envpool cannot render.
@@ -130,7 +131,7 @@ def _camera(config: Config, run: RunDirectory, snapshots: Sequence[str], episode
     from pbtrl.rl.video import Camera
 
     if config.env is None:
-        raise RunError(f"{run} trains {config.label}, which has no episodes to show")
+        raise RunError(f"{run} trains {config.task}, which has no episodes to show")
     if len(snapshots) != 1:
         raise RunError("a video is of one member: best, or an id such as m03")
     if video > (most := min(episodes, ENVS)):
@@ -162,8 +163,8 @@ def return_statistics(returns: Sequence[float]) -> dict[str, Any]:
     if not n:
         return dict.fromkeys(("return_mean", "return_std", "ci95", "return_min", "return_max"))
     with np.errstate(all="ignore"):
-        mean, std = float(np.mean(returns)), float(np.std(returns, ddof=1)) if n > 1 else 0.0
-    half = float(stdtrit(n - 1, 0.975)) * std / math.sqrt(n) if n > 1 else math.inf
+        mean, std = float(np.mean(returns)), float(np.std(returns, ddof=1)) if n > 1 else math.nan
+    half = float(stdtrit(n - 1, 0.975)) * std / math.sqrt(n)
     return {
         "return_mean": _finite(mean),
         "return_std": _finite(std),

@@ -166,6 +166,10 @@ def test_rounded_numbers_are_described():
     assert describe.describe_slices(never) == "10 steps each"
 
 
+def test_slices_of_trials_may_end_earlier_at_a_rung():
+    assert describe.describe_slices(cart("strategy={name: asha, trials: 9}")) == "at most 40 env steps"
+
+
 @pytest.mark.usefixtures("four_cores")
 def test_placement_description():
     assert placement.describe_placement(cart()) == "4 members in this process, 4 envs each"

@@ -240,7 +240,7 @@ def test_options_without_effect_are_refused(pbtrl: Command):
         refused = pbtrl("eval", "last", *option)
         assert (refused.code, refused.out) == (2, "")
         assert refused.err == (
-            "runs/toy_quadratic trains toy_quadratic, which has no episodes and no actions: leave out such options\n"
+            "runs/toy_quadratic trains quadratic, which has no episodes and no actions: leave out such options\n"
         )
     for option in ("--json", "--decisions"):
         refused = pbtrl("verify", "last", "--digest", option)

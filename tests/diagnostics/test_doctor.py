@@ -66,3 +66,10 @@ def test_doctor_checks_whether_workers_fit(
     result = doctor._check("memory", lambda: doctor._memory(config))
     text = f"{what} with members and envs"
     assert result == {"check": "memory", "ok": ok, "what": text if ok else f"MemoryError: {text}{advice}"}
+
+
+@pytest.mark.parametrize(
+    ("execution", "need"), [("workers=8", "; 8 workers need "), ("backend=inline", "; 1 worker needs ")]
+)
+def test_doctor_counts_workers_of_trainables(execution: str, need: str):
+    assert need in doctor._memory(load("translator", overrides=[f"execution.{execution}"]))

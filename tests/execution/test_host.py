@@ -436,7 +436,7 @@ def test_non_finite_first_slice_fails(tmp_path: Path) -> None:
     place = Workplace(tmp_path / "members", overflow=["m00/000000"])
     failure = place.run(slice_of("m00"))["m00/000000"]
     assert isinstance(failure, Failure)
-    assert failure.error == "NotFiniteError: not finite after the first slice: steps"
+    assert failure.error == "NotFiniteError: m00/000000: not finite after the first slice: steps"
     assert failure.fatal  # the same weights and hyperparameters would diverge again
     assert not place.store.names("m00")
 

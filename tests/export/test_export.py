@@ -149,6 +149,23 @@ def test_card_names_the_metric(run: api.Run) -> None:
     assert "**Mean &lt;success&gt; 0.750**, over 4 fresh episodes with sampled actions." in card
 
 
+def test_card_of_one_episode_has_no_spread(run: api.Run) -> None:
+    best = json.loads((run.path / "best.json").read_text())
+    best["evaluation"] |= {"return_mean": 9.0, "return_std": None, "ci95": None, "episodes": 1}
+    (run.path / "best.json").write_text(json.dumps(best))
+    assert ", value: '9.00', " in (run.export(format="hub") / "README.md").read_text().replace("\n", " ")
+
+
+def test_card_counts_members_that_came_later(run: api.Run) -> None:
+    path = run.path / "journal.jsonl"
+    header, *lines = path.read_text().splitlines()
+    decision = json.loads(lines[0])
+    later = f"m{len(run.members):02d}"
+    assignment = {**decision["assignments"][0], "id": f"{later}/000000", "member": later}
+    path.write_text("\n".join([header, *lines, json.dumps({**decision, "assignments": [assignment]}), ""]))
+    assert f"of a population of {len(run.members)}, trained" in (run.export(format="hub") / "README.md").read_text()
+
+
 def test_start_of_an_evaluation_is_no_copy(run: api.Run) -> None:
     receiver = run.lineage()[0]["member"]
     path = run.path / "journal.jsonl"
@@ -201,7 +218,7 @@ def test_bad_input(pbtrl: Command, run: api.Run) -> None:
     assert "has no best member yet" in refused(pbtrl, "export", "cart")
     said(pbtrl, "train", "toy_quadratic", "--progress", "none")
     line = refused(pbtrl, "export", "toy_quadratic")
-    assert "trains toy_quadratic, which has no policy; its weights are runs/toy_quadratic/members/" in line
+    assert "trains quadratic, which has no policy; its weights are runs/toy_quadratic/members/" in line
     assert not Path("runs/cart/export").exists()
 
 

@@ -508,14 +508,14 @@ def test_json_has_everything(pbtrl: Command, sweep: Path) -> None:
 
 def test_markdown_is_a_table_with_provenance(pbtrl: Command, sweep: Path) -> None:
     (sweep / "pbt-0" / "run.json").write_text(
-        json.dumps({"schema": 1, "git": "a" * 40, "versions": {"pbtrl": "0.1.0", "processor": "a CPU"}})
+        json.dumps({"schema": 1, "git": "a" * 40 + "-dirty", "versions": {"pbtrl": "0.1.0", "processor": "a CPU"}})
     )
     lines = pbtrl("compare", sweep, "--markdown").out.splitlines()
     rows = [line for line in lines if line.startswith("|")]
     assert rows[2].startswith("| pbt | 4 | 13.0 |")
     assert {len(re.findall(r"(?<!\\)\|", row)) for row in rows[:4]} == {10}
     assert "a CPU" in lines[-1]
-    assert "commit aaaaaaaaaa" in lines[-1]
+    assert "commit aaaaaaaaaa-dirty;" in lines[-1]
     assert re.search(r"\d{4}-\d\d-\d\d$", lines[-1])
 
 

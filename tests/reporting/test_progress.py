@@ -84,12 +84,26 @@ def test_fitness_from_before_a_copy_is_in_parentheses(tmp_path: Path):
     ]
 
 
+def test_broken_member_has_no_fitness_from_before_its_copy(tmp_path: Path):
+    w = one_copy(tmp_path / "pong")
+    w.report("m01", diverged=True)
+    standings = LiveStatus(w.header, w.population, w.run / "members")
+    assert [(r.member, r.fitness, r.before_copy) for r in standings.rows()] == [
+        ("m00", 3.0, False),
+        ("m01", None, False),
+    ]
+    assert w.population.before_copy == 0
+    table = tables.members(run_status.status(RunDirectory(w.run)))
+    assert table.rows[1][:2] == ["m01", "-"]
+    assert not any("before a copy" in note for note in table.notes)
+
+
 def test_steps_and_rates_are_updated_from_metrics(tmp_path: Path):
     w, standings, _, clock = copied(tmp_path)
-    w.metrics("m00", 150, perf__env_steps_per_s=25.0)
     w.metrics("m01", 999, perf__env_steps_per_s=25.0, text='{"assignment": "m01/000000", "step": 999}\n')
-    for _ in range(4):
+    for step in (110, 120, 130, 150):
         clock.now += 1.0
+        w.metrics("m00", step, perf__env_steps_per_s=25.0)
         standings.refresh()
     assert [(r.member, r.step, r.rate) for r in standings.rows()] == [("m00", 150, 25.0), ("m01", 100, None)]
     assert standings.step == 250
@@ -112,6 +126,26 @@ def test_search_beyond_its_plan_has_no_share_and_no_time_left(tmp_path: Path):
     assert "1.0k env steps per member, 220 planned (880 frames)\n" in summary.opening_text(
         RunDirectory(w.run), w.header, **facts
     )
+
+
+def test_rate_is_that_of_slices_where_steps_are_known_at_their_end(tmp_path: Path):
+    """Two members train one step per second each; their slices of 100 seconds end at different times."""
+    w, standings, clock = started(tmp_path)
+    w.decide(w.next("m00"), w.next("m01"))
+    rates = {}
+    for second in range(1, 520):
+        clock.now = float(second)
+        for member, late in (("m00", 0), ("m01", 10)):
+            if second % 100 == late and second > late:
+                w.report(member, 1.0)
+                w.decide(w.next(member))
+        standings.refresh()
+        rates[second] = standings.rate
+    assert {rates[second] for second in range(1, 100)} == {None}
+    assert rates[100] == 1.0
+    assert rates[110] == pytest.approx(200 / 110)
+    assert {rates[second] for second in range(200, 520)} == {2.0}
+    assert standings.left == pytest.approx(500)
 
 
 def test_refreshing_often_costs_nothing(tmp_path: Path, monkeypatch: pytest.MonkeyPatch):
@@ -506,10 +540,15 @@ def test_counts(number, text):
     ("number", "text"),
     [(4.1e-4, "4.1e-4"), (0.9971, "0.9971"), (20, "20"), (0.0, "0"), ("deep", "deep"), (True, "True"),
      (1e-10, "1.0e-10"), (-3.9e-3, "-3.9e-3"), (2_000_000, "2.0M"), (1e9, "1.0e9"), (None, "None"),
-     (float("nan"), "nan")],
+     (float("nan"), "nan"), (0.99996, "0.99996"), (-0.999958, "-0.999958"), (0.9999, "0.9999"), (0.999, "0.999"),
+     (0.95123, "0.9512"), (1.0, "1"), (1 - 2**-53, "0.99999999999999989")],
 )  # fmt: skip
 def test_values(number, text):
     assert formatting.format_value(number) == text
+
+
+def test_change_close_to_one_is_shown():
+    assert formatting.format_changes({"gamma": 0.9999}, {"gamma": 0.99988}) == ["gamma 0.9999 -> 0.99988"]
 
 
 def test_scores_clocks_and_sizes():

@@ -102,6 +102,7 @@ def test_lineage_arrows_lead_from_donor_to_receiver(copied: JournalWriter) -> No
     assert set(colors) == {str(s) for s in (own, slice_of_it, copy, other)}
     assert colors[str(own)] == colors[str(copy)] == colors[str(slice_of_it)] != colors[str(other)]
     assert sorted(np.asarray(s).tolist() for s in best.get_segments()) == sorted([own, slice_of_it, copy])
+    assert best.get_linewidth()[0] > every.get_linewidth()[0]
 
 
 def test_timeline_has_a_bar_per_slice_and_a_mark_per_event(copied: JournalWriter) -> None:

@@ -187,6 +187,19 @@ def test_coordinates_span_the_population(tmp_path: Path) -> None:
     assert lines == {4, 5}  # m02 has no fitness
 
 
+def test_broken_members_are_not_on_the_axis_of_the_fitness(tmp_path: Path) -> None:
+    w = one_copy(tmp_path / "a")
+    w.report("m01", diverged=True)
+    assert set(coordinates(data_of(w))[-1].places) == {"m00"}
+
+
+def test_ticks_of_integers_are_at_their_numbers(tmp_path: Path) -> None:
+    w = JournalWriter(tmp_path / "a", size=2, hyperparameters=("units", "layers"))
+    w.decide(*(w.next(f"m0{i}", hyperparameters={"units": u, "layers": u}) for i, u in enumerate((1, 4))))
+    units = coordinates(data_of(w))[0]
+    assert units.ticks == pytest.approx({0.0: "1", 1 / 3: "2", 2 / 3: "3", 1.0: "4"})
+
+
 def test_narrow_coordinates_have_distinct_ticks(tmp_path: Path) -> None:
     w = JournalWriter(tmp_path / "a", size=2)
     w.decide(w.next("m00"), w.next("m01"))

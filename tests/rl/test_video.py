@@ -103,7 +103,7 @@ def test_bad_input(pbtrl: Command, run: api.Run) -> None:
     assert "cannot render: it has no render modes" in refused(pbtrl, "eval", "bandit", "--video")
     assert not Path("runs/bandit/eval").exists()
     assert pbtrl("train", "toy_quadratic", "--progress", "none").code == 0
-    assert "trains toy_quadratic, which has no episodes" in refused(pbtrl, "eval", "toy_quadratic", "--video")
+    assert "trains quadratic, which has no episodes" in refused(pbtrl, "eval", "toy_quadratic", "--video")
     assert "has no episodes to show" in refused(pbtrl, "report", "toy_quadratic", "--video")
 
 

@@ -394,6 +394,20 @@ def test_status(tmp_path: Path):
     json.dumps(result)
 
 
+def test_best_member_of_a_finished_run_is_the_chosen_one(tmp_path: Path):
+    w = one_copy(tmp_path / "pong")
+    w.report("m01", 2.0)
+    named = []
+    for act in (lambda: w.choose("m01", 9.0), lambda: w.end("finish"), lambda: w.end("resume")):
+        act()
+        named.append(run_status.status(RunDirectory(w.run))["best"])
+    fittest, chosen = {"member": "m00", "fitness": 3.0}, {"member": "m01", "fitness": 2.0}
+    assert named == [fittest, chosen, fittest]
+    w.end("finish")
+    (w.run / "best.json").write_text("{")
+    assert run_status.status(RunDirectory(w.run))["best"] == fittest
+
+
 def test_status_of_many_trials_shows_the_best_and_those_that_train(tmp_path: Path):
     result = run_status.status(RunDirectory(many_trials(tmp_path / "search").run))
     assert len(result["members"]) == 100
@@ -449,6 +463,26 @@ def test_listing_reports_unreadable_runs(tmp_path: Path):
     assert "is damaged" in result["odd"]["error"]
     assert "never started" in result["empty"]["error"]
     assert run_status.listing(tmp_path / "none") == []
+
+
+def test_commit_of_changed_files_is_marked(tmp_path: Path, monkeypatch: pytest.MonkeyPatch):
+    monkeypatch.chdir(tmp_path)
+    run = RunDirectory(JournalWriter(tmp_path / "pong").run)
+    commits = []
+
+    def record(text: str, *git: str) -> None:
+        Path("code.py").write_text(text)
+        for command in git:
+            subprocess.run(["git", "-c", "user.name=a", "-c", "user.email=a@b", *command.split()], check=True)
+        run_info.record_start(run, [])
+        commits.append(run_info.read_run_info(run)["git"])
+
+    record("")
+    record("", "init -q", "add code.py", "commit -q -m a")
+    record("changed")
+    assert commits[0] is None
+    assert re.fullmatch("[0-9a-f]{40}", commits[1])
+    assert commits[2] == f"{commits[1]}-dirty"
 
 
 def test_run_json_keeps_identity_and_reports_new_versions(tmp_path: Path):

@@ -9,7 +9,7 @@ from collections.abc import Callable, Iterable, Sequence
 from typing import TYPE_CHECKING
 
 import pbtrl
-from pbtrl.reporting.formatting import format_count, format_duration, format_fitness
+from pbtrl.reporting.formatting import format_commit, format_count, format_duration, format_fitness
 from pbtrl.reporting.tables import aligned
 
 if TYPE_CHECKING:
@@ -85,7 +85,7 @@ def provenance(c: Comparison, command: Sequence[str] = ()) -> str:
     versions = [f.get("versions", {}) for f in facts]
     machine = _distinct(f"{v.get('processor')}" for v in versions)
     version = _distinct(f"pbtrl {v.get('pbtrl', pbtrl.__version__)}, torch {v.get('torch')}" for v in versions)
-    commits = _distinct(str(f["git"])[:10] for f in facts if f.get("git"))
+    commits = _distinct(format_commit(str(f["git"]), 10) for f in facts if f.get("git"))
     parts = [machine, version + (f", commit {commits}" if commits else ""), f"`{shlex.join(command)}`"]
     return "; ".join([*(p for p in parts if p.strip("`'")), time.strftime("%Y-%m-%d")])
 

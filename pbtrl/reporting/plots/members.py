@@ -97,7 +97,7 @@ def coordinates(data: RunData) -> list[Coordinate]:
         _coordinate(name, {m.id: m.hyperparameters[name] for m in members if name in m.hyperparameters})
         for name in names
     ]
-    fitness = {m.id: m.rank_fitness for m in members if can_be_drawn(m.rank_fitness)}
+    fitness = {m.id: m.rank_fitness for m in members if m.healthy and can_be_drawn(m.rank_fitness)}
     return [*axes, _coordinate(data.header.metric, fitness, fitness=True)]
 
 
@@ -113,15 +113,19 @@ def _coordinate(name: str, values: dict[str, Any], *, fitness: bool = False) -> 
     logarithmic = not fitness and is_logarithmic(list(values.values()))
     scale = np.log if logarithmic else float
     first, span = float(scale(low)), float(scale(high)) - float(scale(low))
-    places = {m: (float(scale(v)) - first) / span for m, v in values.items()}
-    heights = [i / (TICKS - 1) for i in range(TICKS)]
-    numbers = [float(np.exp(first + h * span)) if logarithmic else first + h * span for h in heights]
+
+    def place(number: float) -> float:
+        return (float(scale(number)) - first) / span
+
+    even = [first + span * i / (TICKS - 1) for i in range(TICKS)]
+    numbers = [float(np.exp(x)) for x in even] if logarithmic else even
     if all(isinstance(v, int) for v in values.values()):
-        numbers = [round(n) for n in numbers]
+        numbers = list(dict.fromkeys(map(round, numbers)))
     texts = [_label(n, fitness) for n in numbers]
     if len(set(texts)) < len(set(numbers)):  # a narrow range
         texts = [f"{n:.7g}" for n in numbers]
-    return Coordinate(name, places, dict(zip(heights, texts, strict=True)))
+    ticks = dict(zip(map(place, numbers), texts, strict=True))
+    return Coordinate(name, {m: place(v) for m, v in values.items()}, ticks)
 
 
 def _label(number: float, fitness: bool) -> str:

@@ -52,7 +52,7 @@ class RunData:
 
     @cached_property
     def final_episodes(self) -> dict[str, list[float]]:
-        """Results that each member's fitness is the mean of; after a copy those of its last report."""
+        """Results that each member's fitness is the mean of; without a fitness its latest ones."""
         reports = [record.report for record in self.records if isinstance(record, ReportRecord)]
         evaluated = self.header.rule.source == "evaluation"
         last = {report.member: report.evaluation if evaluated else report.returns for report in reports}
@@ -63,7 +63,7 @@ class RunData:
     def ranked(self) -> list[str]:
         """Members, best first; those without a fitness and then those that broke last."""
         members = self.population.members.values()
-        order = sorted(members, key=lambda m: (*table_order(m.rank_fitness, healthy=m.healthy), m.id))
+        order = sorted(members, key=lambda m: (*table_order(m.shown_fitness, healthy=m.healthy), m.id))
         return [m.id for m in order]
 
     @cached_property

@@ -34,7 +34,7 @@ def lineage(data: RunData) -> Figure:
             colors.append(COLORS[root[s.assignment] % len(COLORS)])
     best = [p for s in data.ancestry for p in _passages(data, s)]
     panel.add_collection(LineCollection(passages, colors=colors, lw=2))
-    panel.add_collection(LineCollection(best, colors="black", lw=1.2))
+    panel.add_collection(LineCollection(best, colors="black", lw=3))
     panel.autoscale(axis="x")
     in_steps(panel, data.header.steps)
     panel.set_title("lineage")
