@@ -223,9 +223,11 @@ class MemoryJournal(Journal):
     def __init__(self) -> None:
         pass
 
-    def append(self, line: Line) -> Record:
+    def append(self, line: Line, accept: Callable[[Record], None] = lambda record: None) -> Record:
         """Return the record."""
-        return parse_record(json.loads(dumps(line)), "memory")
+        record = parse_record(json.loads(dumps(line)), "memory")
+        accept(record)
+        return record
 
 
 def strategy(slices: int, *, sync: bool = False, copies: bool = True) -> PBT:

@@ -61,14 +61,15 @@ million() {
   million_of humanoid 3 humanoid --set "$against_random"
 }
 
-# The same by the other agents, with their settings for HalfCheetah; V-MPO has others for Hopper.
+# The same by the other agents, with their settings for HalfCheetah; V-MPO has others for Hopper and Ant.
 million_others() {
   million_of hopper-impala 3 impala env.id=Hopper-v5
   million_of hopper-vmpo 3 vmpo-hopper
+  million_of ant-impala 3 impala env.id=Ant-v5
+  million_of ant-vmpo 3 vmpo-ant
   for agent in impala vmpo; do
     million_of "halfcheetah-$agent" 3 "$agent"
     million_of "walker2d-$agent" 3 "$agent" env.id=Walker2d-v5
-    million_of "ant-$agent" 3 "$agent" env.id=Ant-v5
     million_of "humanoid-$agent" 3 "$agent" env.id=Humanoid-v5
   done
   million_of halfcheetah-a3c 3 a3c

@@ -122,7 +122,7 @@ def test_generated_names_are_legal(env: str):
     assert name[:58] == name
 
 
-@pytest.mark.parametrize("option", [[], ["--overwrite"], ["--if-exists", "resume"], ["--suffix"]])
+@pytest.mark.parametrize("option", [[], ["--suffix"]])
 def test_generated_names_are_unique(pbtrl: Command, monkeypatch: pytest.MonkeyPatch, option: list[str]):
     """Two runs that start in the same second generate the same name first."""
     monkeypatch.setattr(run_creation, "default_name", lambda _: "same")
