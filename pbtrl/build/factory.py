@@ -9,7 +9,7 @@ from pbtrl import envs
 from pbtrl.build.determinism import determinism, is_deterministic
 from pbtrl.build.placement import cluster_groups, worker_shares
 from pbtrl.build.rl import RLBuilder, env_spaces
-from pbtrl.build.trainables import fitness_name, initial_state, trainable_builder
+from pbtrl.build.trainables import fitness_name, largest_state, trainable_builder
 from pbtrl.build.worker_entry import make_builder
 from pbtrl.config.code_names import names_function
 from pbtrl.config.load import resolve, with_setting
@@ -170,7 +170,7 @@ def snapshot_bytes(config: Config) -> int:
 def initial_tensors(config: Config) -> list[Tensors]:
     """Return the tensors of a fresh member's snapshot, for each agent of a mix."""
     if config.env is None:
-        return [initial_state(config, trainable_builder(config))]
+        return [largest_state(config)]
     import torch
 
     agents = [RLBuilder(c).agent for c in config.per_agent_configs.values()]

@@ -21,7 +21,7 @@ from pbtrl.config.wording import shown, unknown
 from pbtrl.core.dimensions import Choice, Dimension, IntLogUniform, IntUniform
 from pbtrl.core.tensors import Tensors
 from pbtrl.errors import ConfigProblem
-from pbtrl.trainables.builder import TrainableBuilder, parameters
+from pbtrl.trainables.builder import Structure, TrainableBuilder, parameters
 
 
 def trainable_builder(config: Config) -> TrainableBuilder:
@@ -38,7 +38,7 @@ def trainable_builder(config: Config) -> TrainableBuilder:
         raise problem
     builder = replace(builder, kwargs=_converted(keys, builder.kwargs))
     try:
-        state = initial_state(config, builder)
+        state = builder.make(np.random.default_rng(0), _smallest(config, builder)).state_dict()
     except ConfigProblem:
         raise
     except Exception as error:  # the class is the user's own code
@@ -48,10 +48,17 @@ def trainable_builder(config: Config) -> TrainableBuilder:
     return builder
 
 
-def initial_state(config: Config, builder: TrainableBuilder) -> Tensors:
-    """Return the state of a fresh model; of the largest one, if hyperparameters that shape it are searched."""
+def largest_state(config: Config) -> Tensors:
+    """Return the state of a fresh model, the largest one if hyperparameters that shape it are searched.
+
+    If its constructor refuses the largest values together, it is the smallest one.
+    """
+    builder = trainable_builder(config)
     largest = builder.structure_of({name: _largest(dimension) for name, dimension in config.hparams.items()})
-    return builder.make(np.random.default_rng(0), largest).state_dict()
+    try:
+        return builder.make(np.random.default_rng(0), largest).state_dict()
+    except Exception:
+        return builder.make(np.random.default_rng(0), _smallest(config, builder)).state_dict()
 
 
 def fitness_name(config: Config) -> str:
@@ -175,6 +182,11 @@ def _extremes(dimension: Dimension) -> tuple[Any, ...]:
         return dimension.values
     least, most = dimension.limits
     return (least, least + 1, most) if isinstance(dimension, IntUniform | IntLogUniform) else (least, most)
+
+
+def _smallest(config: Config, builder: TrainableBuilder) -> Structure:
+    """Return the first values of the hyperparameters that shape the model."""
+    return builder.structure_of({name: _extremes(dimension)[0] for name, dimension in config.hparams.items()})
 
 
 def _largest(dimension: Dimension) -> Any:

@@ -12,7 +12,7 @@ from typing import Any, Literal
 
 from pbtrl.core.naming import INITIAL
 from pbtrl.core.population import Population
-from pbtrl.errors import ConfigError, DamagedError, NewerError, RunError, SnapshotError
+from pbtrl.errors import ConfigError, DamagedError, DiskFullError, NewerError, RunError, SnapshotError
 from pbtrl.storage import journal
 from pbtrl.storage.best_member import best_snapshot, snapshot_digest
 from pbtrl.storage.references import cli_reference
@@ -132,7 +132,7 @@ def _snapshot(
     where = run.relative(store.path(name))
     try:
         _, state = store.load(name)
-    except DamagedError as error:
+    except (DamagedError, DiskFullError) as error:
         yield _unreadable(where, error)
         return
     if population is None:
@@ -190,7 +190,7 @@ def _small_files(run: RunDirectory) -> Iterator[Finding]:
             yield _unreadable(file.name, error)
 
 
-def _unreadable(where: str, error: DamagedError) -> Finding:
+def _unreadable(where: str, error: DamagedError | DiskFullError) -> Finding:
     return Finding("newer" if isinstance(error, NewerError) else "damaged", where, str(error))
 
 

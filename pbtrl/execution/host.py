@@ -72,7 +72,7 @@ class Host:
     """Trainer of a worker's `groups` of members; a group trains as one cohort if its assignments allow it.
 
     A member that is in no group, such as a later trial, joins the group with the most free places and stays in it.
-    A full disk fails no assignment: `advance` and `stop` raise DiskFullError instead.
+    A full or failing disk fails no assignment: `submit`, `advance` and `stop` raise DiskFullError instead.
     """
 
     def __init__(
@@ -205,6 +205,8 @@ class Host:
                     self._store.quarantine(orphan.parent)
                 self._early.append(orphan.failure)
                 group = [a for a in group if a.id != orphan.failure.assignment]
+            except DiskFullError:
+                raise
             except SLICE_ERRORS as error:
                 self._early += self._failures(group, error)
                 return

@@ -50,7 +50,8 @@ class Journal:
 
         Args:
             line: its content.
-            accept: gets the record before it is written; a ValueError says that readers would refuse it.
+            accept: gets the record before it is written; a ValueError says that readers would refuse it. After any
+                error it may have been called, so its state is ahead of the journal.
 
         Raises:
             DiskFullError: no space is left.

@@ -10,11 +10,13 @@ Settings = tuple[int, int, bool]
 _replaced: list[Settings] = []  # those before the first change, if there was one
 
 
-def configure_torch(threads: int, *, deterministic: bool = False) -> None:
-    """Set what training needs: the number of threads, and whether operations without a deterministic form raise."""
+def configure_torch(threads: int, *, deterministic: bool | None = None) -> None:
+    """Set the number of threads and, unless it is None, whether operations without a deterministic form raise."""
+    before = _current()
     if not _replaced:
-        _replaced.append(_current())
-    _set(threads, 2 if deterministic else 0, False)
+        _replaced.append(before)
+    modes = before[1:] if deterministic is None else (2 if deterministic else 0, False)
+    _set(threads, *modes)
 
 
 @contextmanager

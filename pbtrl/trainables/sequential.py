@@ -133,6 +133,8 @@ class SequentialCohort(Cohort):
 
 def _scalars(trainable: Trainable, given: Mapping[str, Any]) -> dict[str, float]:
     """Check the result of `train`, and convert its numbers."""
+    if not isinstance(given, Mapping):
+        raise TypeError(f"{type(trainable).__name__}.train: expected a dictionary of numbers, not {given!r:.80}")
     if reserved := METRIC_FIELDS & given.keys():
         raise ValueError(f"{type(trainable).__name__}.train returned the reserved name {min(reserved)!r}: rename it")
     return {name: _number(trainable, f"train, {name!r}", value) for name, value in given.items()}
@@ -141,7 +143,8 @@ def _scalars(trainable: Trainable, given: Mapping[str, Any]) -> dict[str, float]
 def _number(trainable: Trainable, source: str, value: Any) -> float:
     """Convert a number of Python, NumPy or torch."""
     try:
+        if isinstance(value, str | bytes):
+            raise TypeError("text")
         return float(value)
-    except (TypeError, ValueError) as error:
-        text = f"{type(trainable).__name__}.{source}: expected a number, not {value!r}"
-        raise TypeError(text) from error
+    except (TypeError, ValueError, OverflowError) as error:
+        raise TypeError(f"{type(trainable).__name__}.{source}: expected a number, not {value!r:.80}") from error

@@ -151,7 +151,7 @@ class Session:
                 best = self._choose(controller.seconds)
         except Interrupted:
             return self._stopped(controller)
-        except DamagedError:
+        except (DamagedError, DiskFullError):
             raise
         except Exception as error:  # most likely from the user's env; the snapshots are safe, and resume tries again
             log = run.log()

@@ -2,6 +2,7 @@
 
 import errno
 import json
+import os
 import shutil
 from collections import Counter
 from collections.abc import Iterator
@@ -14,8 +15,9 @@ import torch
 
 from pbtrl.core.messages import Assignment, Failure, Report
 from pbtrl.core.tensors import Tensors
-from pbtrl.errors import WorkerPoolError
+from pbtrl.errors import DiskFullError, WorkerPoolError
 from pbtrl.execution.host import Host
+from pbtrl.storage import json_files
 from pbtrl.storage.snapshot_store import SnapshotStore
 from tests.fakes import FakeBuilder, FakeCohort
 
@@ -349,6 +351,25 @@ def test_missing_parent_fails_only_its_member(place: Workplace) -> None:
     assert isinstance(failure, Failure)
     assert (failure.snapshot, failure.fatal) == ("m01/000000", False)
     assert "m01/000000 is missing" in failure.error
+
+
+def test_parent_that_cannot_be_read_for_a_while_fails_nothing(place: Workplace, monkeypatch) -> None:
+    place.run(slice_of("m00"))
+    place.fresh()
+
+    real = json_files._open_nonblocking
+
+    def stale(path: str, flags: int) -> int:
+        if "000000" in path:
+            raise OSError(errno.ESTALE, os.strerror(errno.ESTALE), path)
+        return real(path, flags)
+
+    with monkeypatch.context() as inside:
+        inside.setattr(json_files, "_open_nonblocking", stale)
+        with pytest.raises(DiskFullError, match="cannot read snapshot m00/000000: Stale"):
+            place.run(slice_of("m00", 1))
+    place.fresh()
+    assert isinstance(place.run(slice_of("m00", 1))["m00/000001"], Report)
 
 
 def test_broken_cohort_is_rebuilt(tmp_path: Path) -> None:

@@ -108,18 +108,18 @@ def test_metrics_have_the_clock_of_their_member() -> None:
 class Odd(Noisy):
     """Returns what it is given."""
 
-    def __init__(self, scalars: Mapping[str, Any], fitness: Any) -> None:
+    def __init__(self, scalars: Any, fitness: Any) -> None:
         super().__init__(np.random.default_rng(0))
         self.scalars, self.fitness = scalars, fitness
 
     def train(self, steps: int, hyperparameters: Mapping[str, Any], rng: np.random.Generator) -> dict[str, float]:
-        return dict(self.scalars)
+        return self.scalars  # type: ignore[no-any-return]
 
     def evaluate(self, rng: np.random.Generator) -> float:
         return self.fitness  # type: ignore[no-any-return]
 
 
-def trained_odd(scalars: Mapping[str, Any], fitness: Any) -> Outcome:
+def trained_odd(scalars: Any, fitness: Any) -> Outcome:
     cohort = SequentialCohort(["m00"], lambda rng: Odd(scalars, fitness))
     cohort.begin(slices()[:1])
     cohort.advance()
@@ -137,10 +137,13 @@ def test_numbers_of_numpy_become_floats() -> None:
     [
         ({"loss": None}, 1.0, "Odd.train, 'loss': expected a number, not None"),
         ({}, "high", "Odd.evaluate: expected a number, not 'high'"),
+        ({"loss": "0.5"}, 1.0, "Odd.train, 'loss': expected a number, not '0.5'"),
+        ({}, 10**400, "Odd.evaluate: expected a number, not 1000"),
+        (None, 1.0, "Odd.train: expected a dictionary of numbers, not None"),
         ({"step": 3.0}, 1.0, "Odd.train returned the reserved name 'step': rename it"),
     ],
 )
-def test_results_that_cannot_be_stored_are_named(scalars: Mapping[str, Any], fitness: Any, text: str) -> None:
+def test_results_that_cannot_be_stored_are_named(scalars: Any, fitness: Any, text: str) -> None:
     with pytest.raises((TypeError, ValueError), match=re.escape(text)):
         trained_odd(scalars, fitness)
 
