@@ -10,6 +10,8 @@ from collections.abc import Callable, Iterator, Mapping, Sequence
 from pathlib import Path
 from typing import Any, Literal
 
+from pbtrl.system.files import open_log
+
 Death = Literal["process", "memory", "preempted", "node", "network", "unknown"]
 
 
@@ -108,7 +110,7 @@ def _replaced_printing(log: Path) -> Iterator[None]:
         return
 
     def write(data: dict[str, Any], *_: Any, **__: Any) -> None:
-        with contextlib.suppress(OSError), log.open("a", encoding="utf-8", errors="replace") as file:
+        with contextlib.suppress(OSError), open_log(log) as file:
             file.writelines(f"{line}\n" for line in data.get("lines", ()))
 
     inside.print_to_stdstream = write  # type: ignore[attr-defined]

@@ -8,7 +8,7 @@ from typing import Any, Protocol
 
 from typing_extensions import override
 
-from pbtrl.system.files import make_directory, translate_disk_errors
+from pbtrl.system.files import make_directory, open_log, translate_disk_errors
 from pbtrl.system.strict_json import to_json
 
 METRICS, LOG = "metrics.jsonl", "log.txt"
@@ -54,5 +54,5 @@ class MemberFiles(MemberSink):
     def _append(self, member: str, name: str, text: str) -> None:
         self._make(member)
         path = self._folder / member / name
-        with translate_disk_errors(path), path.open("a", encoding="utf-8", errors="backslashreplace") as file:
+        with translate_disk_errors(path), open_log(path) as file:
             file.write(text)

@@ -9,7 +9,7 @@ import time
 from collections.abc import Iterator
 from contextlib import contextmanager, suppress
 from pathlib import Path
-from typing import IO
+from typing import IO, TextIO
 
 from pbtrl.errors import DiskFullError
 from pbtrl.system.crash_points import crash_point
@@ -22,6 +22,11 @@ PAUSES = (0.5, 2.0)  # seconds between attempts, in which space may be freed
 def reason(error: OSError) -> str:
     """Return the system's message for an error, without its number and file."""
     return error.strerror or str(error)
+
+
+def open_log(path: Path) -> TextIO:
+    """Open a log to append to; it takes every character in every locale."""
+    return path.open("a", encoding="utf-8", errors="backslashreplace")
 
 
 def is_disk_error(error: BaseException) -> bool:

@@ -45,7 +45,7 @@ from pbtrl.storage.run_directory import RunDirectory
 from pbtrl.storage.run_header import RunHeader
 from pbtrl.storage.run_info import Status, record_end
 from pbtrl.system import isolated_call
-from pbtrl.system.files import is_disk_error, reason
+from pbtrl.system.files import is_disk_error, open_log, reason
 from pbtrl.system.signals import Interrupted, Signals
 from pbtrl.training import final_choice, scoring
 from pbtrl.training.adjusting import Requests
@@ -155,7 +155,7 @@ class Session:
             raise
         except Exception as error:  # most likely from the user's env; the snapshots are safe, and resume tries again
             log = run.log()
-            with log.open("a", encoding="utf-8", errors="backslashreplace") as file:
+            with open_log(log) as file:
                 file.write(traceback.format_exc())
             return self._failed(f"the final evaluation failed: {type(error).__name__}: {error}; see {log}")
         if not best:
