@@ -57,6 +57,7 @@ class Offline:
     """All that W&B would send, of all sessions."""
 
     def __init__(self) -> None:
+        wandb.teardown()  # its service may write the last rows after a run's `finish`
         self.history: defaultdict[str, list[dict[str, Any]]] = defaultdict(list)
         self.runs: dict[str, Any] = {}
         self.config: defaultdict[str, dict[str, Any]] = defaultdict(dict)
