@@ -126,6 +126,8 @@ class MLP:
     ) -> tuple[Tensor, Tensor]:
         """Apply both stacks to all steps at once."""
         steps = inputs.first.shape
+        if not torch.is_grad_enabled():
+            return self.record(params, inputs, steps[1])[:2]
         x = inputs.observations.flatten(3).flatten(1, 2)
         head, values = (run_stack(stack, x, self._own(params, name)) for name, stack in self._stacks)
         return head.view(*steps, -1), values.view(steps)

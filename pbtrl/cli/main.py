@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import argparse
-import os
 import sys
 from collections.abc import Sequence
 
@@ -41,10 +40,10 @@ from pbtrl.errors import (
     WorkerError,
 )
 from pbtrl.system import streams
+from pbtrl.system.openblas import use_one_thread
 from pbtrl.system.streams import tell
 
-# Before numpy is imported: strategies have small matrices, and threads beside busy workers make them 20 times slower.
-os.environ.setdefault("OPENBLAS_NUM_THREADS", "1")
+use_one_thread()  # before numpy is imported
 
 COMMANDS = (
     add_train, add_resume, add_set, add_eval, add_status, add_list, add_verify, add_lineage, add_schedule, add_replay,

@@ -20,6 +20,7 @@ from pathlib import Path
 from typing import IO, Any
 
 from pbtrl.errors import ChildDiedError
+from pbtrl.system.openblas import THREADS, use_one_thread
 
 STOP_SIGNALS = (signal.SIGINT, signal.SIGTERM, signal.SIGHUP)
 TIMEOUT_EXIT = -signal.SIGALRM
@@ -97,11 +98,14 @@ def start_ignoring_signals(process: BaseProcess) -> None:
     """Start a process that Ctrl-C, which reaches the whole process group, does not end.
 
     The process inherits the signal mask, so this also holds during its startup. It also inherits PYTHONSAFEPATH: else
-    the new interpreter would look for its modules in the working directory first, which may be untrusted.
+    the new interpreter would look for its modules in the working directory first, which may be untrusted. OpenBLAS has
+    one thread there, unless the user chose a number.
     """
     with _one_start:  # mask and environment belong to the whole process
         before, safe = signal.pthread_sigmask(signal.SIG_BLOCK, STOP_SIGNALS), os.environ.get(SAFE)
+        chosen = THREADS in os.environ
         os.environ[SAFE] = safe or OURS
+        use_one_thread()
         try:
             resource_tracker.ensure_running()  # unblocks the signals; the first start would launch it
             signal.pthread_sigmask(signal.SIG_BLOCK, STOP_SIGNALS)
@@ -109,6 +113,8 @@ def start_ignoring_signals(process: BaseProcess) -> None:
                 process.start()
         finally:
             _restore_safe_path(safe)
+            if not chosen:
+                del os.environ[THREADS]
             signal.pthread_sigmask(signal.SIG_SETMASK, before)
 
 
