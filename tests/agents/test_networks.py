@@ -164,14 +164,17 @@ def test_mlp_equals_torch_nn(net):
                 torch.testing.assert_close(grads[f"{stack}.{i}.bias"][slot][0, :columns], layer.bias.grad)
 
 
+@pytest.mark.parametrize("rows", [9, 128])
 @pytest.mark.parametrize("net", MLPS, ids=str)
-def test_mlp_without_autograd_equals_itself_with_autograd(net):
+def test_mlp_without_autograd_equals_itself_with_autograd(net, rows):
+    """For few and many rows, which have different forms of tanh."""
     _, leaves = stacked(net, [1, 2])
-    x = torch.randn(2, 9, net.inputs, generator=generators(0)[0])
+    x = torch.randn(2, rows, net.inputs, generator=generators(0)[0])
+    policy, value = (y.detach() for y in both(net, leaves, x))
     with torch.no_grad():
         outputs = both(net, leaves, x)
     assert not any(y.requires_grad for y in outputs)
-    torch.testing.assert_close(outputs, tuple(y.detach() for y in both(net, leaves, x)))
+    torch.testing.assert_close((*outputs, acting(net, leaves, x)), (policy, value, policy))
 
 
 @pytest.mark.parametrize("dtype", [torch.float64, torch.float32])
