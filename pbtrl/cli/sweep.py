@@ -38,7 +38,7 @@ def add_sweep(commands: Any) -> None:
     )
     sweep.add_argument(
         "--seeds", type=parse_seeds, metavar="K",
-        help="number of seeds, from the config's seed on, or a list such as 3,7,11 (default: 5)",
+        help="number of seeds, from the config's seed on, or a list such as 3,7,11, or `3,` for one seed (default: 5)",
     )  # fmt: skip
     sweep.add_argument("--name", help="name of the sweep's directory (default: CONFIG-sweep)")
     sweep.add_argument("--unequal", action="store_true", help="allow arms that train for different numbers of steps")
