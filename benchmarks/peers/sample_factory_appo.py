@@ -8,6 +8,7 @@ episodes are best.
 
 from __future__ import annotations
 
+import os
 import time
 from importlib.metadata import version
 
@@ -43,6 +44,10 @@ class Clock(AlgoObserver):
             runner.total_train_seconds = time.perf_counter() - self.began
         elif all(runner.env_steps.get(policy) for policy in runner.learners):
             self.began, self.steps = time.perf_counter(), sum(runner.env_steps.values())
+
+
+# torch 2.6 and later else refuse the numpy numbers in its checkpoints, also when its PBT copies one.
+os.environ["TORCH_FORCE_NO_WEIGHTS_ONLY_LOAD"] = "1"
 
 
 def main() -> None:
