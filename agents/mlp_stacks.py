@@ -47,6 +47,8 @@ class Activation:
 
 
 def _plain_tanh(x: Tensor) -> Tensor:
+    if torch.compiler.is_exporting():  # a graph has torch's operations only
+        return torch.tanh(x)
     return torch.from_numpy(np.tanh(x.numpy(), out=x.numpy()))
 
 
