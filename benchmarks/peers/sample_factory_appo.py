@@ -46,12 +46,10 @@ class Clock(AlgoObserver):
             self.began, self.steps = time.perf_counter(), sum(runner.env_steps.values())
 
 
-# torch 2.6 and later else refuse the numpy numbers in its checkpoints, also when its PBT copies one.
-os.environ["TORCH_FORCE_NO_WEIGHTS_ONLY_LOAD"] = "1"
-
-
 def main() -> None:
     """Train, score and print the result."""
+    # torch 2.6 and later else refuse the numpy numbers in its checkpoints, also when its PBT copies one.
+    os.environ["TORCH_FORCE_NO_WEIGHTS_ONLY_LOAD"] = "1"
     settings = job()
     size = settings["population"]
     arguments = {
