@@ -26,6 +26,8 @@ AGENTS: dict[str, dict[str, Any]] = {
         "reduction": "mean",
         "learning_rate": 7e-4,
         "entropy_cost": 0.0,
+        "value_cost": 1.0,  # Stable-Baselines3 has 0.5, of the squared error rather than of its half
+        "rmsprop_epsilon": 1e-10,  # 1e-5 outside the root
         "max_grad_norm": 0.5,
     },
     "impala": {
