@@ -91,7 +91,7 @@ atari() {
     sweep "atari-$game" 1 breakout "env.id=ALE/$game-v5" \
       budget.env_steps_per_member=2_000_000 budget.until_fitness=null budget.wall_clock=null
   done
-  sweep mixed-breakout 1 mixed-breakout
+  sweep mixed-breakout 1 mixed-breakout --set strategy.exploit.across_agents=false,true
 }
 
 # What differs from the quickstart, whose PBT is the first arm: what is copied, how often, and by which rule.

@@ -102,9 +102,9 @@ def start_ignoring_signals(process: BaseProcess) -> None:
     one thread there, unless the user chose a number.
     """
     with _one_start:  # mask and environment belong to the whole process
-        before, safe = signal.pthread_sigmask(signal.SIG_BLOCK, STOP_SIGNALS), os.environ.get(SAFE)
-        chosen = THREADS in os.environ
-        os.environ[SAFE] = safe or OURS
+        before = signal.pthread_sigmask(signal.SIG_BLOCK, STOP_SIGNALS)
+        environment = {name: os.environ.get(name) for name in (SAFE, THREADS)}
+        os.environ[SAFE] = environment[SAFE] or OURS
         use_one_thread()
         try:
             resource_tracker.ensure_running()  # unblocks the signals; the first start would launch it
@@ -112,9 +112,8 @@ def start_ignoring_signals(process: BaseProcess) -> None:
             with without_main_module():
                 process.start()
         finally:
-            _restore_safe_path(safe)
-            if not chosen:
-                del os.environ[THREADS]
+            for name, value in environment.items():
+                _restore(name, value)
             signal.pthread_sigmask(signal.SIG_SETMASK, before)
 
 
@@ -149,7 +148,7 @@ def init_child(parent: int, pipe: Connection) -> None:
     ignored or blocked signals would stay so.
     """
     close_in_forks(pipe)
-    _restore_safe_path(None if os.environ.get(SAFE) == OURS else os.environ.get(SAFE))
+    _restore(SAFE, None if os.environ.get(SAFE) == OURS else os.environ.get(SAFE))
     for number in STOP_SIGNALS:
         if signal.getsignal(number) is not signal.SIG_IGN:  # `nohup` also holds for programs that an env starts
             signal.signal(number, lambda *_: None)
@@ -161,11 +160,12 @@ def init_child(parent: int, pipe: Connection) -> None:
             os._exit(1)
 
 
-def _restore_safe_path(safe: str | None) -> None:
-    if safe is None:
-        os.environ.pop(SAFE, None)
+def _restore(name: str, value: str | None) -> None:
+    """Set an environment variable, or remove it if the value is None."""
+    if value is None:
+        os.environ.pop(name, None)
     else:
-        os.environ[SAFE] = safe
+        os.environ[name] = value
 
 
 def declare_supervised() -> None:

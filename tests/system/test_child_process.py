@@ -1,4 +1,4 @@
-"""Signals of child processes."""
+"""Signals and module search paths of child processes."""
 
 import os
 import signal
@@ -7,7 +7,9 @@ import sys
 from multiprocessing.connection import Connection
 from pathlib import Path
 
-from pbtrl.system.child_process import STOP_SIGNALS, call_in_child
+import pytest
+
+from pbtrl.system.child_process import SAFE, STOP_SIGNALS, call_in_child, init_child
 
 SCRIPT = """
 if __name__ == "__main__":
@@ -39,3 +41,18 @@ def test_own_signals_are_restored() -> None:
     before = signal.pthread_sigmask(signal.SIG_BLOCK, [])
     call_in_child(send_blocked_signals)
     assert signal.pthread_sigmask(signal.SIG_BLOCK, []) == before
+
+
+def send_safe_path(pipe: Connection, parent: int) -> None:
+    """Send whether modules are not looked for in the working directory, and what programs of an env inherit."""
+    init_child(parent, pipe)
+    pipe.send_bytes(f"{sys.flags.safe_path} {os.environ.get(SAFE)}".encode())
+
+
+@pytest.mark.parametrize("ours", [None, "1"])
+def test_only_our_own_children_get_safe_path(monkeypatch: pytest.MonkeyPatch, ours: str | None) -> None:
+    monkeypatch.setenv(SAFE, ours or "")
+    if ours is None:
+        monkeypatch.delenv(SAFE)
+    assert call_in_child(send_safe_path).decode() == f"True {ours}"
+    assert os.environ.get(SAFE) == ours
