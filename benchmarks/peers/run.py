@@ -198,9 +198,10 @@ def table(results: list[dict[str, Any]]) -> str:
 
 
 def scores(runs: list[dict[str, Any]], key: str) -> str:
-    """Format the mean over the seeds, then the seeds' own scores."""
+    """Format the mean over the seeds, then the seeds' own scores if there are several."""
     means = [statistics.mean(run[key]) for run in runs]
-    return f"{statistics.mean(means):.0f}: {', '.join(f'{mean:.0f}' for mean in means)}"
+    mean, *each = (f"{mean:.0f}" for mean in (statistics.mean(means), *means))
+    return f"{mean}: {', '.join(each)}" if len(each) > 1 else mean
 
 
 def read(results: Path) -> list[dict[str, Any]]:
