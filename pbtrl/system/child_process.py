@@ -148,7 +148,8 @@ def init_child(parent: int, pipe: Connection) -> None:
     ignored or blocked signals would stay so.
     """
     close_in_forks(pipe)
-    _restore(SAFE, None if os.environ.get(SAFE) == OURS else os.environ.get(SAFE))
+    if os.environ.get(SAFE) == OURS:
+        del os.environ[SAFE]
     for number in STOP_SIGNALS:
         if signal.getsignal(number) is not signal.SIG_IGN:  # `nohup` also holds for programs that an env starts
             signal.signal(number, lambda *_: None)
