@@ -1,4 +1,4 @@
-"""Signals and module search paths of child processes."""
+"""Signals, module search paths and threads of child processes."""
 
 import os
 import signal
@@ -10,6 +10,7 @@ from pathlib import Path
 import pytest
 
 from pbtrl.system.child_process import SAFE, STOP_SIGNALS, call_in_child, init_child
+from pbtrl.system.openblas import THREADS
 
 SCRIPT = """
 if __name__ == "__main__":
@@ -43,16 +44,28 @@ def test_own_signals_are_restored() -> None:
     assert signal.pthread_sigmask(signal.SIG_BLOCK, []) == before
 
 
-def send_safe_path(pipe: Connection, parent: int) -> None:
-    """Send whether modules are not looked for in the working directory, and what programs of an env inherit."""
+def send_environment(pipe: Connection, parent: int) -> None:
+    """Send OpenBLAS threads, whether the working directory is not searched, and PYTHONSAFEPATH as envs inherit it."""
+    threads = os.environ.get(THREADS)
     init_child(parent, pipe)
-    pipe.send_bytes(f"{sys.flags.safe_path} {os.environ.get(SAFE)}".encode())
+    pipe.send_bytes(f"{threads} {sys.flags.safe_path} {os.environ.get(SAFE)}".encode())
 
 
-@pytest.mark.parametrize("ours", [None, "1"])
-def test_only_our_own_children_get_safe_path(monkeypatch: pytest.MonkeyPatch, ours: str | None) -> None:
-    monkeypatch.setenv(SAFE, ours or "")
-    if ours is None:
-        monkeypatch.delenv(SAFE)
-    assert call_in_child(send_safe_path).decode() == f"True {ours}"
-    assert os.environ.get(SAFE) == ours
+@pytest.mark.parametrize(
+    ("variable", "ours", "theirs"),
+    [
+        (SAFE, None, "1 True None"),
+        (SAFE, "1", "1 True 1"),
+        (THREADS, None, "1 True None"),
+        (THREADS, "3", "3 True None"),
+    ],
+)
+def test_children_have_one_thread_and_a_safe_path_unless_the_user_chose(
+    monkeypatch: pytest.MonkeyPatch, variable: str, ours: str | None, theirs: str
+) -> None:
+    for name in (SAFE, THREADS):
+        monkeypatch.delenv(name, raising=False)
+    if ours is not None:
+        monkeypatch.setenv(variable, ours)
+    assert call_in_child(send_environment).decode() == theirs
+    assert os.environ.get(variable) == ours
