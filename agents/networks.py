@@ -309,15 +309,15 @@ class SharedTorsoNet:
         return dense(x, params[f"{name}.weight"], params[f"{name}.bias"])
 
 
-Shape = tuple[tuple[tuple[int, int, int], ...], int, tuple[int, ...]]
+Shape = tuple[tuple[tuple[int, int, int], ...], int, tuple[int, ...], int]
 
 
 TORSOS: dict[str, Shape] = {
-    "shallow": (((16, 8, 4), (32, 4, 2)), 256, ()),
-    "nature": (((32, 8, 4), (64, 4, 2), (64, 3, 1)), 512, ()),
-    "deep": ((), 256, (16, 32, 32)),
+    "shallow": (((16, 8, 4), (32, 4, 2)), 256, (), 256),
+    "nature": (((32, 8, 4), (64, 4, 2), (64, 3, 1)), 512, (), 256),
+    "deep": ((), 256, (16, 32, 32), 96),
 }
-"""Convolutions, dense units and residual sections of each image network, as in `Convolutional`."""
+"""Convolutions, dense units, residual sections and frames of each image network, as in `Convolutional`."""
 
 
 def resolve_network(settings: NetworkSettings, image: bool) -> str:
@@ -347,16 +347,15 @@ def make_network(settings: NetworkSettings, shape: tuple[int, ...], policy: Dist
             return SharedTorsoNet(dense_torso, policy.size, core, action_reward_size)
         return MLP(math.prod(shape), settings.hidden, policy.size, settings.activation)
     channels, height, width = shape
-    convolutions, units, sections = TORSOS[kind]
+    convolutions, units, sections, frames = TORSOS[kind]
     least = 1
     for _, kernel, stride in reversed(convolutions):
         least = (least - 1) * stride + kernel
     if min(height, width) < least:
         text = f"{kind} needs images of at least {least} x {least} pixels, not {height} x {width}; deep takes any size"
         raise ConfigProblem(text, ("agent", "network"))
-    torso = Convolutional(
-        (channels, height, width), convolutions, units, convolution_precision(settings.precision), sections
-    )
+    precision = convolution_precision(settings.precision)
+    torso = Convolutional((channels, height, width), convolutions, units, precision, sections, frames)
     return SharedTorsoNet(torso, policy.size, core, action_reward_size)
 
 

@@ -109,7 +109,7 @@ class Convolutional:
     units: int
     precision: torch.dtype
     sections: tuple[int, ...] = ()
-    frames: int = 96
+    frames: int = 256
 
     @property
     def shapes(self) -> dict[str, tuple[int, ...]]:
@@ -140,17 +140,26 @@ class Convolutional:
 
     def features(self, params: Views, x: Tensor, *, learning: bool) -> Tensor:
         """Images [1, M, C, H, W] uint8 -> features [1, M, units]."""
+        dtype = self.precision if learning else torch.float32
+        x = (_channels_last(x.squeeze(0)) if learning else x.squeeze(0)).to(dtype)  # bfloat16 holds 0 to 255 exactly
         own = {name: params[name].squeeze(0) for name in self.shapes}
-        low_precision = learning and self.precision != torch.float32
-        with torch.autocast(x.device.type, self.precision, enabled=low_precision):
-            x = (_channels_last(x.squeeze(0)) if learning else x.squeeze(0)).to(torch.float32).mul_(1 / 255)
-            for i, (_, _, stride) in enumerate(self.convolutions):
-                x = F.relu(F.conv2d(x, own[f"conv.{i}.weight"], own[f"conv.{i}.bias"], stride))
-            for i in range(len(self.sections)):
-                x = self._section(own, f"section.{i}", x)
-            x = F.relu(x) if self.sections else x
-            x = F.relu(torch.addmm(own["dense.bias"], x.flatten(1), own["dense.weight"]))
-        return x.float()[None]
+        first, last = next(iter(own)), "dense.weight"
+        own[first] = own[first] * (1 / 255)
+        if learning:  # flattening in another order would copy the features
+            own[last] = own[last].view(self._channels, -1, self.units).transpose(0, 1)
+        own = {name: weight.to(dtype, memory_format=torch.contiguous_format) for name, weight in own.items()}
+        for i, (_, _, stride) in enumerate(self.convolutions):
+            x = F.relu(F.conv2d(x, own[f"conv.{i}.weight"], own[f"conv.{i}.bias"], stride))
+        for i in range(len(self.sections)):
+            x = self._section(own, f"section.{i}", x)
+        x = F.relu(x) if self.sections else x
+        x = (x.permute(0, 2, 3, 1) if learning else x).flatten(1)
+        return F.relu(torch.addmm(own["dense.bias"], x, own[last].reshape(-1, self.units))).float()[None]
+
+    @property
+    def _channels(self) -> int:
+        """Channels of the last convolution."""
+        return self.sections[-1] if self.sections else self.convolutions[-1][0]
 
     def _section(self, own: Views, name: str, x: Tensor) -> Tensor:
         def conv(name: str, x: Tensor) -> Tensor:

@@ -25,8 +25,9 @@ SIX = Categorical(6)
 
 
 def convolutional(kind, precision=torch.float32, core=0, action_reward_size=0):
-    convolutions, units, sections = TORSOS[kind]
-    return SharedTorsoNet(Convolutional(ATARI, convolutions, units, precision, sections), 6, core, action_reward_size)
+    convolutions, units, sections, frames = TORSOS[kind]
+    torso = Convolutional(ATARI, convolutions, units, precision, sections, frames)
+    return SharedTorsoNet(torso, 6, core, action_reward_size)
 
 
 CONVS = {kind: convolutional(kind) for kind in TORSOS}
