@@ -25,20 +25,27 @@ CASES = {
     "vmpo, 4 x 16 x 20": ("vmpo", 4, 16, 20, {}),
     "ppo, 1 x 16 x 128, minibatches of 64, 1 pass": ("ppo", 1, 16, 128, {"epochs": 1}),
     "ppo, 4 x 16 x 128, minibatches of 64, 1 pass": ("ppo", 4, 16, 128, {"epochs": 1}),
+    "ppo on images, 1 x 16 x 64, minibatches of 256, 1 pass": ("ppo", 1, 16, 64, {"epochs": 1, "minibatches": 4}),
     "acting, 1 x 64": ("impala", 1, 64, 0, {}),
     "acting, 8 x 8": ("impala", 8, 8, 0, {}),
 }
 """Agent, members, envs of a member, steps of a block (0 to act) and live hyperparameters."""
 
 
-def measure(name: str, members: int, envs: int, steps: int, values: dict[str, int]) -> float:
+def measure(name: str, members: int, envs: int, steps: int, values: dict[str, int], *, images: bool = False) -> float:
     """Microseconds of one call: the first quartile over half a second."""
+    import numpy as np
     import torch
+    from gymnasium.spaces import Box, Discrete
 
+    from pbtrl.system.malloc import retain_freed_memory
     from tests.agent_fixtures import agent, block, first_inputs, fresh, live
 
     torch.set_num_threads(1)  # as in every worker
+    retain_freed_memory()
     learner = agent("clip", name, hidden=(64, 64))
+    if images:
+        learner = type(learner).make(learner.settings, Box(0, 255, (4, 84, 84), np.uint8), Discrete(4))
     state, slots = fresh(learner, list(range(members))), list(range(members))
     if steps:
         known = {"max_log_ratio": 1e9} if name == "impala" else {}
@@ -66,7 +73,7 @@ def measure_all() -> dict[str, float]:
             importlib.import_module(f"pbtrl.agents.{arguments[0]}")
         except ModuleNotFoundError:
             continue
-        found[case] = measure(*arguments)
+        found[case] = measure(*arguments, images="images" in case)
     return found
 
 
@@ -92,7 +99,7 @@ def main() -> None:
         first, *rest = [
             statistics.median(found[n].get(case, math.nan) for found in rounds) for n in range(len(given.checkouts))
         ]
-        print(f"{case:50}{first:10.0f}" + "".join(f"{other:10.0f} ({first / other:.2f}x)" for other in rest))
+        print(f"{case:58}{first:10.0f}" + "".join(f"{other:10.0f} ({first / other:.2f}x)" for other in rest))
 
 
 if __name__ == "__main__":
